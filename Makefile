@@ -1,0 +1,37 @@
+# `make demo` and `make test` work on a machine that has Python 3.10 or newer and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+IMAGE ?=
+ARGS ?=
+
+.PHONY: demo test lint train clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m apt_ext demo $(if $(IMAGE),"$(IMAGE)") $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train: $(VENV)/.demo
+	$(BIN)/pip install -r requirements/train.txt
+	$(BIN)/python -m apt_ext.demo.train --out build/model $(ARGS)
+
+$(VENV)/.demo: requirements/demo.txt requirements/alone.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -r requirements/demo.txt
+	$(BIN)/pip install --no-deps -r requirements/alone.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
+	$(BIN)/pip install -r requirements/dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build

@@ -1,0 +1,3 @@
+"""Patch-fusion upscaling with Adaptive Path Tracing."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,12 @@
+"""`python -m apt_ext`: the command line of the embedded demo."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    try:
+        from apt_ext.demo.cli import main
+    except ImportError as error:
+        sys.exit(f"apt_ext: {error}; install what the demo needs first, see README.md")
+    sys.exit(main())

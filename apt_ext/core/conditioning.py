@@ -1,0 +1,82 @@
+"""Conditioning of views: whatever is spatial is cut as the latent is, whatever belongs to a sample follows it into every view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from apt_ext.core.dilated import DilatedGrid, gather_dilated
+from apt_ext.core.windows import Window, gather_windows
+
+__all__ = ["Condition", "ViewBatch", "condition_views"]
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """The views that go through the model together.
+
+    Attributes:
+        size: (rows, columns) of the latent that they are views of.
+        samples: B, the samples per view.
+        windows: the local windows; empty for dilated views.
+        grid: how the latent is taken apart; None for local windows. `part`: first of its views in this batch, and the one after the last.
+        fill: what lies beyond the border.
+    """
+
+    size: tuple[int, int]
+    samples: int
+    windows: tuple[Window, ...] = ()
+    grid: DilatedGrid | None = None
+    part: tuple[int, int] = (0, 0)
+    fill: str = "reflect"
+
+    @property
+    def count(self) -> int:
+        """How many views these are."""
+        return len(self.windows) if self.grid is None else self.part[1] - self.part[0]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) at the latent's size -> (count * N, C, h, w), view-major."""
+        if self.grid is None:
+            return gather_windows(x, self.windows, self.fill)
+        n = x.shape[0]
+        return gather_dilated(x, self.grid)[self.part[0] * n : self.part[1] * n]
+
+
+Condition = Callable[[Mapping[str, Any], ViewBatch], Mapping[str, Any]]
+
+
+def _cut(value: Any, batch: ViewBatch) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _cut(item, batch) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_cut(item, batch) for item in value)
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    rows, columns = batch.size
+    if value.ndim == 4 and batch.size != (1, 1) and value.shape[2] % rows == 0 and value.shape[3] % columns == 0:
+        factor = value.shape[2] // rows
+        if factor == value.shape[3] // columns:
+            # A hint at a multiple of the latent's size (pixels, say) is cut in blocks of factor x factor.
+            folded = rearrange(value, "b c (h i) (w j) -> b (c i j) h w", i=factor, j=factor)
+            return rearrange(batch.gather(folded), "b (c i j) h w -> b c (h i) (w j)", i=factor, j=factor)
+    if value.shape[0] == batch.samples:
+        return torch.cat([value] * batch.count)
+    return value
+
+
+def condition_views(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, Any]:
+    """The default `Condition`: model arguments for a batch of views.
+
+    Tensors of four dimensions at the latent's size, or at a whole multiple of it, are cut like the latent; other tensors with one
+    row per sample are repeated view-major; everything else, 1 x 1 dummies of another batch size included, is passed on.
+    Mappings, lists and tuples are searched through.
+
+    A host that conditions on positions (SDXL's crop coordinates) wraps this and reads `batch.windows`.
+    """
+    return _cut(extra, batch)

@@ -1,0 +1,58 @@
+"""What a job will cost, before it starts: views that the model evaluates, from the very windows and weights of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.phases import Phase
+from apt_ext.core.schedule import shortcut_start
+from apt_ext.core.upscale import ModelFacts, phase_grid, phase_weights, phase_windows
+from apt_ext.options import Options
+
+__all__ = ["PhaseCost", "job_cost", "phase_cost"]
+
+
+class PhaseCost(NamedTuple):
+    """Views that the model evaluates in one phase, per picture and before guidance doubles them."""
+
+    phase: Phase
+    steps: int
+    local: int
+    dilated: int
+
+    @property
+    def evaluations(self) -> int:
+        """Of both paths together."""
+        return self.local + self.dilated
+
+
+def phase_cost(phase: Phase, options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int, seed: int = 0) -> PhaseCost:
+    """Count one phase's views, step by step.
+
+    Exact for samplers that call the model once a step. A second call's noise level is not known before the run; it is counted at
+    its step's own, which can differ only at the step where a path falls under the tolerance.
+
+    Args:
+        sigmas: (N + 1,) the whole unchanged schedule. `evaluations`: model calls per step.
+    """
+    rest = sigmas[shortcut_start(len(sigmas) - 1, options.shortcut) :].tolist()
+    windows, grid = phase_windows(phase, options, model, seed), phase_grid(phase, options, model)
+    # The weights belong to the unchanged noise levels, so the exponent of the schedule does not matter here.
+    fused = FusedDenoiser(lambda x, sigma, **_: x, windows=windows, grid=grid, weights=phase_weights(phase, options, model, 0.0), tolerance=options.tolerance)
+    local = dilated = 0
+    for step, (sigma, after) in enumerate(pairwise(rest)):
+        calls = 1 if after == 0 else evaluations
+        share_local, share_dilated = fused.shares(sigma)
+        local += calls * len(windows(step)) if share_local else 0
+        dilated += calls * grid.views if grid is not None and share_dilated else 0
+    return PhaseCost(phase, len(rest) - 1, local, dilated)
+
+
+def job_cost(phases: Sequence[Phase], options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int, seed: int = 0) -> list[PhaseCost]:
+    """`phase_cost` of every phase."""
+    return [phase_cost(phase, options, model, sigmas, evaluations, seed) for phase in phases]

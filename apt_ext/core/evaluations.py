@@ -1,0 +1,77 @@
+"""Which step a model call belongs to.
+
+A sampler calls its model once or twice a step and does not say which call it is. Everything that must happen once per step
+(the skip residual, new window positions) hangs on telling them apart, and the noise level alone does not tell: Heun's inner
+evaluation already stands at the next step's sigma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["EVALUATIONS_PER_STEP", "StepClock", "evaluations_per_step"]
+
+EVALUATIONS_PER_STEP: dict[str, int] = {
+    "euler": 1,
+    "euler_ancestral": 1,
+    "heun": 2,
+    "dpm_2": 2,
+    "dpm_2_ancestral": 2,
+    "lms": 1,
+    "dpmpp_2s_ancestral": 2,
+    "dpmpp_sde": 2,
+    "dpmpp_2m": 1,
+    "dpmpp_2m_sde": 1,
+    "dpmpp_3m_sde": 1,
+}
+"""Model calls of a step, for every sampler of `k_diffusion.sampling` that takes a list of sigmas. A last step to sigma 0 always takes one."""
+
+CHURN = 2**0.5  # k-diffusion's s_churn raises a step's first noise level by at most this factor
+
+
+def evaluations_per_step(sampler: str) -> int:
+    """Model calls per step of a sampler, named as in `k_diffusion.sampling` without "sample_".
+
+    Raises:
+        ValueError: for a sampler that chooses its own noise levels or that is not known.
+    """
+    if sampler in EVALUATIONS_PER_STEP:
+        return EVALUATIONS_PER_STEP[sampler]
+    known = ", ".join(EVALUATIONS_PER_STEP)
+    if sampler in ("dpm_fast", "dpm_adaptive"):
+        raise ValueError(f"sampler {sampler!r} chooses its own noise levels, so the phases cannot set them; use one of {known}")
+    raise ValueError(f"sampler {sampler!r} does not exist; use one of {known}")
+
+
+class StepClock:
+    """Counts the model calls of one sampling run.
+
+    Args:
+        sigmas: the list that the sampler runs on, descending, the last one included.
+        evaluations: model calls per step, from `evaluations_per_step`.
+
+    Attributes:
+        step: number of the step that the last call belonged to; 0 before the first.
+    """
+
+    def __init__(self, sigmas: Sequence[float], evaluations: int):
+        self._calls = [step for step, after in enumerate(sigmas[1:]) for _ in range(1 if after == 0 else evaluations)]
+        self._sigmas = list(sigmas)
+        self._done = 0
+        self.step = 0
+
+    def tick(self, sigma: float) -> bool:
+        """Count one model call at noise level `sigma`; true where it is the first of its step.
+
+        Raises:
+            RuntimeError: where the sampler does not keep to the pattern: going on would mix the wrong latents, silently.
+        """
+        if self._done == len(self._calls):
+            raise RuntimeError(f"the sampler called the model {self._done + 1} times, where its {len(self._sigmas) - 1} steps take {self._done}")
+        first = self._done == 0 or self._calls[self._done] != self._calls[self._done - 1]
+        self.step = self._calls[self._done]
+        self._done += 1
+        start = self._sigmas[self.step]
+        if first and not start * (1 - 1e-3) <= sigma <= start * CHURN * (1 + 1e-3):
+            raise RuntimeError(f"the sampler called the model at sigma {sigma:.6g}, where step {self.step + 1} begins at {start:.6g}")
+        return first

@@ -1,0 +1,96 @@
+"""The phases of a job: the sizes that a picture goes through on its way to the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from apt_ext.core.dilated import dilation_for
+
+__all__ = ["Phase", "base_size", "plan_phases"]
+
+Size = tuple[int, int]
+
+
+class Phase(NamedTuple):
+    """One phase.
+
+    Attributes:
+        number: from 1.
+        size: (rows, columns) in latent pixels.
+        scale: s, the linear ratio of the size to the base size.
+        dilation: d along (rows, columns).
+    """
+
+    number: int
+    size: Size
+    scale: float
+    dilation: tuple[int, int]
+
+
+def base_size(size: Size, window: Size, multiple: int = 1, tolerance: float = 1.5) -> Size:
+    """The size at which the model composes a whole picture.
+
+    Args:
+        size: (rows, columns) of the given picture, in latent pixels.
+        window: the model's native size.
+        multiple: sides are rounded to a multiple of this.
+        tolerance: up to this many times the native area, the picture's own size is the base.
+
+    Returns:
+        The picture's own size, or its aspect at the native area where the picture is larger.
+    """
+    area, native = size[0] * size[1], window[0] * window[1]
+    if area <= tolerance * native:
+        return size
+    ratio = math.sqrt(native / area)
+    rows, columns = (min(n, max(multiple, round(n * ratio / multiple) * multiple)) for n in size)
+    return rows, columns
+
+
+def _linear(size: Size, base: Size) -> float:
+    return math.sqrt(size[0] * size[1] / (base[0] * base[1]))
+
+
+def plan_phases(base: Size, start: Size, target: Size, policy: str | Sequence[float] = "progressive") -> list[Phase]:
+    """Lay out the phases from a starting size to a target.
+
+    Args:
+        base: the size at which the model composes, the unit of scales.
+        start: the size of the latent that the first phase enlarges; often the base.
+        target: the size of the last phase, exactly.
+        policy: "progressive" goes by base x 2, x 3, ..., with the last step up to 1.5 (DemoFusion); "double" by equal factors of at
+            most 2; "direct" in one phase; a sequence gives the ratios to the base, the target being added where it is missing.
+
+    Returns:
+        At least one phase, of strictly growing size; one at the starting size itself where the target is no larger.
+
+    Raises:
+        ValueError: for a target smaller than the start, or ratios that do not lie between the two.
+    """
+    if target[0] < start[0] or target[1] < start[1]:
+        raise ValueError(f"target {target[0]} x {target[1]} is smaller than the picture's {start[0]} x {start[1]} latent pixels; choose a larger one")
+    first, last = _linear(start, base), _linear(target, base)
+    if policy == "direct" or start == target:
+        ratios: list[float] = []
+    elif policy == "double":
+        count = math.ceil(math.log2(last / first) - 1e-9)
+        ratios = [first * (last / first) ** (k / count) for k in range(1, count)]
+    elif policy == "progressive":
+        ratios = [float(k) for k in range(math.floor(first + 0.5) + 1, math.floor(last) + 1) if k <= last - 0.5]
+    elif isinstance(policy, str):
+        raise ValueError(f"phase policy {policy!r} does not exist; use progressive, double, direct or a list of ratios")
+    else:
+        ratios = [r for r in policy if abs(r - last) > 0.01 * last]
+        outside = [r for r in ratios if not first < r < last]
+        if outside:
+            raise ValueError(f"phase ratio {outside[0]:g} does not lie between the picture's {first:.3g} and the target's {last:.3g}; choose one between them")
+    sizes = []
+    for r in ratios:
+        # Along each axis the way from start to target is gone in equal proportion, so that the aspect changes smoothly if it does.
+        part = math.log(r / first) / math.log(last / first)
+        size = (round(start[0] * (target[0] / start[0]) ** part), round(start[1] * (target[1] / start[1]) ** part))
+        if size not in (start, target) and size not in sizes:
+            sizes.append(size)
+    return [Phase(k, size, _linear(size, base), dilation_for(size, base)) for k, size in enumerate([*sizes, target], 1)]

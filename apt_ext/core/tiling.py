@@ -1,0 +1,78 @@
+"""Decoding and encoding in tiles, so that memory does not grow with the picture and no edge of a tile shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from apt_ext.core.windows import Window, draw_windows, gather_windows, place_windows
+
+__all__ = ["map_tiles"]
+
+
+def _tile_weights(height: int, width: int, trim: int, ramp: int, device: torch.device) -> Tensor:
+    """Weights of a tile: next to nothing over the outermost `trim` pixels, which saw the tile's edge, rising to one over the next `ramp`."""
+
+    def along(n: int) -> Tensor:
+        distance = torch.arange(n, dtype=torch.float32, device=device) + 0.5
+        return ((torch.minimum(distance, n - distance) - trim) / max(1, ramp)).clamp(1e-4, 1)
+
+    return along(height)[:, None] * along(width)[None, :]
+
+
+def map_tiles(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    factor: Fraction | int,
+    *,
+    tile: int,
+    halo: int,
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """Apply an encoder or a decoder tile by tile.
+
+    Args:
+        function: (B, C, h, w) -> (B, C', h * factor, w * factor).
+        x: (B, C, H, W).
+        factor: 8 for Stable Diffusion's decoder, Fraction(1, 8) for its encoder. x's sides times the factor are whole.
+        tile: side of a tile in x's pixels; a picture no larger is done at once.
+        halo: overlap of neighbouring tiles in x's pixels. Half of it is thrown away, over the other half the tiles fade into each other.
+        on_tile: told (done, total); may raise to interrupt.
+
+    Returns:
+        (B, C', H * factor, W * factor), float32.
+
+    Raises:
+        ValueError: where the halo does not fit into the tile.
+    """
+    factor = Fraction(factor)
+    size = (x.shape[-2], x.shape[-1])
+    if max(size) <= tile:
+        out = function(x).float()
+        on_tile(1, 1)
+        return out
+    if not 0 < halo <= tile // 2:
+        raise ValueError(f"halo {halo} does not fit into tiles of {tile}; use 1 to {tile // 2}")
+    step = factor.denominator
+    side = (tile // step) * step
+    # Tiles are laid out on the grid of the smaller side, so that they begin and end on whole pixels of both.
+    coarse = draw_windows(0, size=(-(-size[0] // step), -(-size[1] // step)), window=(side // step,) * 2, overlap=min(0.75, halo / side), jitter=0.0)
+    windows = [Window(w.top * step, w.left * step, min(w.height * step, size[0]), min(w.width * step, size[1])) for w in coarse]
+    value = count = None
+    for done, window in enumerate(windows, 1):
+        out = function(gather_windows(x, [window])).float()
+        placed = Window(*(int(v * factor) for v in window))
+        if value is None or count is None:
+            value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
+            count = out.new_zeros((1, 1, *value.shape[-2:]))
+        trim = int(halo * factor) // 2
+        weight = _tile_weights(placed.height, placed.width, trim, max(1, int(halo * factor) - 2 * trim), out.device)
+        place_windows(value, out, [placed], weight)
+        place_windows(count, torch.ones_like(weight)[None, None], [placed], weight)
+        on_tile(done, len(windows))
+    if value is None or count is None:
+        raise ValueError(f"a latent of {size[0]} x {size[1]} pixels has nothing to map")
+    return value.div_(count)

@@ -1,0 +1,246 @@
+"""A phase, and the run of phases: upsample, match, add noise, sample with the fused denoiser, re-anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apt_ext.core.conditioning import Condition, condition_views
+from apt_ext.core.dilated import DilatedGrid, dilated_grid
+from apt_ext.core.evaluations import StepClock
+from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.interaction import draw_permutations
+from apt_ext.core.phases import Phase, Size
+from apt_ext.core.residual import Denoiser, PhaseDenoiser
+from apt_ext.core.schedule import PathWeights, auto_gamma, cosine_weights, scale_aware_sigmas, shortcut_start, unscaled_sigma
+from apt_ext.core.statistics import match_statistics, reanchor, statistics_shift
+from apt_ext.core.windows import Window, draw_windows
+from apt_ext.options import Options, blur_of
+
+__all__ = [
+    "ModelFacts",
+    "PhaseReport",
+    "PhaseStart",
+    "Sampler",
+    "enlarge",
+    "finish_phase",
+    "phase_denoiser",
+    "phase_grid",
+    "phase_weights",
+    "phase_windows",
+    "start_phase",
+    "upscale",
+]
+
+
+class ModelFacts(NamedTuple):
+    """What the engine has to know of a model.
+
+    Attributes:
+        window: (rows, columns) of its native size, in latent pixels.
+        multiple: its inputs' sides have to be multiples of this.
+        sigma_max: its largest noise level.
+        timestep: sigma -> its own timestep, 0 to 1000.
+    """
+
+    window: Size
+    multiple: int
+    sigma_max: float
+    timestep: Callable[[float], float]
+
+
+class Sampler(Protocol):
+    """A sampler of k-diffusion's, with everything but these arguments bound."""
+
+    def __call__(self, model: Any, x: Tensor, sigmas: Tensor, *, extra_args: dict[str, Any], callback: Callable[[dict[str, Any]], None]) -> Tensor:
+        """(B, C, H, W) noisy latents at sigmas[0] -> (B, C, H, W) at sigmas[-1]. May write into x."""
+        ...
+
+
+class PhaseStart(NamedTuple):
+    """Where a phase begins: its clean latent (B, C, H, W), the exponent in force, the noise levels to sample at, and the statistics
+    of the enlarged latent before and after matching (`statistics_shift`)."""
+
+    z_up: Tensor
+    gamma: float
+    sigmas: Tensor
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class PhaseReport(NamedTuple):
+    """A finished phase: `latent` (B, C, H, W), how it began, and how many views the model evaluated."""
+
+    phase: Phase
+    latent: Tensor
+    start: PhaseStart
+    evaluations: int
+
+
+def enlarge(z: Tensor, size: Size) -> Tensor:
+    """Bicubic upsampling of a latent to (rows, columns), as DemoFusion does it (a = -0.75, no anti-aliasing), in float32 at least."""
+    return F.interpolate(z.to(torch.promote_types(z.dtype, torch.float32)), size=size, mode="bicubic").to(z.dtype)
+
+
+def start_phase(z_up: Tensor, reference: Tensor, phase: Phase, options: Options, sigmas: Tensor, model: ModelFacts) -> PhaseStart:
+    """Match an enlarged latent to the base latent and set the phase's noise levels.
+
+    Args:
+        z_up: (B, C, H, W) at the phase's size. `reference`: (B, C, h, w), the base latent.
+        sigmas: (N + 1,) of the whole unchanged schedule.
+    """
+    matched = match_statistics(z_up, reference, options.matching)
+    window = (min(model.window[0], z_up.shape[-2]), min(model.window[1], z_up.shape[-1]))
+    gamma = auto_gamma(matched, reference, window, phase.scale) if isinstance(options.gamma, str) else options.gamma
+    rest = sigmas[shortcut_start(len(sigmas) - 1, options.shortcut) :]
+    return PhaseStart(
+        matched, gamma, scale_aware_sigmas(rest, phase.scale, gamma, model.sigma_max), statistics_shift(z_up, reference), statistics_shift(matched, reference)
+    )
+
+
+def phase_windows(phase: Phase, options: Options, model: ModelFacts, seed: int) -> Callable[[int], list[Window]]:
+    """step -> the phase's local windows. Each phase jitters by itself."""
+    return partial(
+        draw_windows,
+        size=phase.size,
+        window=model.window,
+        overlap=options.overlap,
+        jitter=options.jitter,
+        border=options.border,
+        seed=seed * 4096 + phase.number,
+    )
+
+
+def phase_grid(phase: Phase, options: Options, model: ModelFacts) -> DilatedGrid | None:
+    """The phase's dilated views; None where the method has none."""
+    return None if options.method == "multidiffusion" else dilated_grid(phase.size, phase.dilation, options.fill, model.multiple)
+
+
+def phase_weights(phase: Phase, options: Options, model: ModelFacts, gamma: float) -> Callable[[float], PathWeights]:
+    """sigma' of the phase -> c1, c2, c3, taken at the noise level before Scale-aware Scheduling."""
+
+    def weights(sigma: float) -> PathWeights:
+        t = model.timestep(unscaled_sigma(sigma, phase.scale, gamma, model.sigma_max))
+        return cosine_weights(t, (options.residual, options.dilated, options.sharpen))
+
+    return weights
+
+
+def phase_denoiser(
+    denoiser: Denoiser,
+    start: PhaseStart,
+    noise: Tensor,
+    phase: Phase,
+    options: Options,
+    model: ModelFacts,
+    *,
+    evaluations: int,
+    seed: int,
+    condition: Condition = condition_views,
+    on_views: Callable[[int], None],
+) -> PhaseDenoiser:
+    """The model to give to a sampler for one phase.
+
+    Args:
+        denoiser: k-diffusion's signature, guidance included.
+        noise: (B, C, H, W), unit variance: the phase's starting noise.
+        evaluations: model calls per step, from `evaluations_per_step`.
+        seed: of the jitter and the window interaction.
+        on_views: told the number of views after each model call; may raise to interrupt.
+    """
+    clock = StepClock(start.sigmas.tolist(), evaluations)
+    weights = phase_weights(phase, options, model, start.gamma)
+
+    def permutations(step: int) -> Callable[[slice, tuple[int, ...]], Tensor]:
+        generator = torch.Generator().manual_seed((seed * 4096 + phase.number) * 65536 + step)
+        return lambda views, shape: draw_permutations(views.stop - views.start, shape, generator)
+
+    fused = FusedDenoiser(
+        denoiser,
+        windows=phase_windows(phase, options, model, seed),
+        grid=phase_grid(phase, options, model),
+        weights=weights,
+        step=lambda: clock.step,
+        blur=blur_of(options),
+        tolerance=options.tolerance,
+        window_batch=options.window_batch,
+        fill=options.fill,
+        feather=options.feather,
+        condition=condition,
+        on_views=on_views,
+        permutations=permutations if options.method == "accdiffusion" else None,
+    )
+    # MultiDiffusion knows no skip residual: it starts from the noised latent and then goes its own way.
+    residual = None if options.method == "multidiffusion" else (start.z_up, noise)
+    return PhaseDenoiser(fused, clock, weights, residual)
+
+
+def finish_phase(z: Tensor, reference: Tensor, options: Options) -> Tensor:
+    """Re-anchor a finished latent where the options say so; with "auto", where Statistical Matching does not do its work."""
+    on = options.reanchor == "on" or (options.reanchor == "auto" and options.matching == 0 and options.method != "multidiffusion")
+    return reanchor(z, reference) if on else z
+
+
+def upscale(
+    denoiser: Denoiser,
+    z: Tensor,
+    reference: Tensor,
+    phases: Sequence[Phase],
+    options: Options,
+    model: ModelFacts,
+    *,
+    sampler: Callable[[int], Sampler],
+    evaluations: int,
+    sigmas: Tensor,
+    noise: Callable[[Phase, tuple[int, ...]], Tensor],
+    seed: int,
+    extra: dict[str, Any] | None = None,
+    condition: Condition = condition_views,
+    upsample: Callable[[Tensor, Size], Tensor] = enlarge,
+    on_phase: Callable[[Phase, PhaseStart], None] | None = None,
+    on_step: Callable[[dict[str, Any]], None] = lambda info: None,
+    on_views: Callable[[int], None] = lambda count: None,
+    on_finished: Callable[[PhaseReport], None] | None = None,
+) -> Tensor:
+    """Take clean latents through all phases.
+
+    Args:
+        denoiser: k-diffusion's signature, guidance included.
+        z: (B, C, h, w) clean latents to start from. `reference`: (B, C, h', w') the base latents of the same pictures.
+        phases: from `plan_phases`.
+        sampler: phase number -> a k-diffusion sampler with its noise source bound; `evaluations`, its model calls per step.
+        sigmas: (N + 1,) the whole schedule, descending.
+        noise: phase, shape -> the phase's starting noise, unit variance.
+        seed: of everything that the engine itself draws.
+        extra: the model's other arguments.
+        upsample: (latent, size) -> the latent at the next phase's size.
+        on_phase, on_step, on_views, on_finished: told of a phase's start, k-diffusion's callback of each step, views done after each
+            model call, and a phase's end. Any of them may raise to stop; finished phases have been reported by then.
+
+    Returns:
+        (B, C, H, W) at the last phase's size.
+    """
+    for phase in phases:
+        start = start_phase(upsample(z, phase.size), reference, phase, options, sigmas, model)
+        if on_phase:
+            on_phase(phase, start)
+        n = noise(phase, tuple(start.z_up.shape)).to(start.z_up)
+        done = 0
+
+        def count(views: int) -> None:
+            nonlocal done
+            done += views
+            on_views(views)
+
+        model_of_phase = phase_denoiser(denoiser, start, n, phase, options, model, evaluations=evaluations, seed=seed, condition=condition, on_views=count)
+        x = start.z_up + start.sigmas[0] * n
+        x = sampler(phase.number)(model_of_phase, x, start.sigmas, extra_args=extra or {}, callback=on_step)
+        z = finish_phase(x, reference, options)
+        if on_finished:
+            on_finished(PhaseReport(phase, z, start, done))
+    return z

@@ -1,0 +1,191 @@
+"""Local windows: where a model of a fixed size looks at a larger latent, and how its answers are put together again.
+
+Positions are data (a list of `Window`), drawn for one step at a time from a seed and the step's number, so that a step can be
+repeated, skipped or run in any batch size and still sees the same windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["BORDERS", "FILLS", "Window", "axis_starts", "cover", "draw_windows", "extend", "feather_weights", "gather_windows", "place_windows"]
+
+BORDERS = ("inside", "over")
+FILLS = ("reflect", "zero")
+
+
+class Window(NamedTuple):
+    """A rectangle in latent pixels. It may reach over the border of the latent, so `top` and `left` may be negative."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def axis_starts(size: int, window: int, overlap: float, border: str = "inside", shift: float = 0.5) -> list[int]:
+    """First pixels of the windows along one axis; together they cover every pixel, whatever the arguments.
+
+    Args:
+        size: pixels along the axis. Where the window is longer, it is cut to `size`.
+        window: pixels of a window.
+        overlap: share of a window that the next one covers again, 0 to 0.75.
+        border: "inside" keeps the outer windows flush with the border and spreads the others evenly between them;
+            "over" lays a grid of constant stride that begins up to one stride before the border.
+        shift: 0 to 1, the jitter. Inside, the inner windows move together from one end of their play (0) to the other (1),
+            0.5 being the even spread; over the border, the whole grid moves by `shift` strides towards the start.
+
+    Returns:
+        Ascending first pixels; negative ones, or ends beyond `size`, only with "over".
+
+    Source: MultiDiffusion (Bar-Tal et al., 2023), section 4; the jitter is DemoFusion's (Du et al., 2024), section 3.3, the shifted
+    grid without overlap SpotDiffusion's (Frolov et al., 2024).
+    """
+    window = min(window, size)
+    stride = max(1, math.floor(window * (1 - overlap)))
+    if border == "over":
+        first = -min(stride - 1, math.floor(shift * stride))
+        return list(range(first, max(first + 1, size - window + stride), stride))
+    steps = math.ceil((size - window) / stride)
+    if steps == 0:
+        return [0]
+    starts = [i * (size - window) // steps for i in range(steps + 1)]
+    play = window - max(b - a for a, b in pairwise(starts))
+    offset = round((2 * shift - 1) * play)
+    # The inner windows move as one, so the gaps between them stay; only the first and the last gap change, by at most `play`.
+    inner = [min(max(start + offset, 0), size - window) for start in starts[1:-1]]
+    return [0, *inner, size - window]
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """One seed per (seed, step). The two are multiplied apart, so neighbouring seeds do not share their steps' draws."""
+    return (seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) % 2**63
+
+
+def draw_windows(
+    step: int,
+    *,
+    size: tuple[int, int],
+    window: tuple[int, int],
+    overlap: float = 0.5,
+    jitter: float = 1.0,
+    border: str = "inside",
+    seed: int = 0,
+) -> list[Window]:
+    """The local windows of one step, row by row.
+
+    Args:
+        step: number of the step, which the jitter depends on.
+        size: (rows, columns) of the latent.
+        window: (rows, columns) of a window, in latent pixels.
+        overlap: share of a window that its neighbour covers again, 0 to 0.75.
+        jitter: 0 to 1, share of the greatest shift that keeps everything covered; drawn anew for every step.
+        border: "inside" or "over", see `axis_starts`.
+        seed: of the jitter. No global random state is read or changed.
+
+    Returns:
+        Windows that cover every pixel of the latent at least once.
+
+    Raises:
+        ValueError: for an argument out of range; the message quotes it.
+    """
+    if min(size) < 1 or min(window) < 1:
+        raise ValueError(f"size {size} and window {window} must be at least 1 x 1 latent pixels")
+    if not 0 <= overlap <= 0.75:
+        raise ValueError(f"overlap {overlap} is out of range; use 0 to 0.75")
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"jitter {jitter} is out of range; use 0 to 1")
+    if border not in BORDERS:
+        raise ValueError(f"border {border!r} does not exist; use one of {', '.join(BORDERS)}")
+    draw = torch.rand(2, generator=torch.Generator().manual_seed(_step_seed(seed, step)), dtype=torch.float64).tolist()
+    shifts = [jitter * r if border == "over" else 0.5 + jitter * (r - 0.5) for r in draw]
+    rows, columns = (axis_starts(n, w, overlap, border, s) for n, w, s in zip(size, window, shifts, strict=True))
+    height, width = min(window[0], size[0]), min(window[1], size[1])
+    return [Window(top, left, height, width) for top in rows for left in columns]
+
+
+def cover(size: tuple[int, int], windows: Iterable[Window]) -> Tensor:
+    """How many windows see each pixel: (rows, columns) int64."""
+    count = torch.zeros(size, dtype=torch.int64)
+    for top, left, height, width in windows:
+        count[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] += 1
+    return count
+
+
+def _mirror(start: int, stop: int, size: int, device: torch.device) -> Tensor:
+    """Indices start..stop-1 folded back into 0..size-1 at the first and the last pixel, for a reach of any length."""
+    period = max(1, 2 * size - 2)
+    index = torch.arange(start, stop, device=device) % period
+    return torch.where(index < size, index, period - index)
+
+
+def extend(x: Tensor, top: int, left: int, bottom: int, right: int, fill: str) -> Tensor:
+    """(..., H, W) -> (..., top + H + bottom, left + W + right): the latent with its mirror image ("reflect") or zeros ("zero") around it.
+
+    Unlike `torch.nn.functional.pad`, mirroring may reach further than the latent is long.
+
+    Raises:
+        ValueError: for a fill that does not exist.
+    """
+    if fill not in FILLS:
+        raise ValueError(f"fill {fill!r} does not exist; use one of {', '.join(FILLS)}")
+    if not (top or left or bottom or right):
+        return x
+    if fill == "zero":
+        return torch.nn.functional.pad(x, (left, right, top, bottom))
+    height, width = x.shape[-2:]
+    return x.index_select(-2, _mirror(-top, height + bottom, height, x.device)).index_select(-1, _mirror(-left, width + right, width, x.device))
+
+
+def gather_windows(x: Tensor, windows: Sequence[Window], fill: str = "reflect") -> Tensor:
+    """Cut windows of one common size out of a latent.
+
+    Args:
+        x: (B, C, H, W).
+        windows: k windows, all of the same height h and width w.
+        fill: what a window sees beyond the border, "reflect" or "zero".
+
+    Returns:
+        (k * B, C, h, w), window-major: the B samples of the first window come first.
+    """
+    height, width = x.shape[-2:]
+    top = max(0, -min(w.top for w in windows))
+    left = max(0, -min(w.left for w in windows))
+    bottom = max(0, max(w.top + w.height for w in windows) - height)
+    right = max(0, max(w.left + w.width for w in windows) - width)
+    wide = extend(x, top, left, bottom, right, fill)
+    return torch.cat([wide[..., w.top + top : w.top + top + w.height, w.left + left : w.left + left + w.width] for w in windows])
+
+
+def place_windows(value: Tensor, patches: Tensor, windows: Sequence[Window], weight: Tensor | None = None) -> None:
+    """Add windows back onto a canvas, in place; what reaches over the border is dropped.
+
+    Args:
+        value: (B, C, H, W), added to. Windows are added one after the other, so that equal runs give equal sums on any device.
+        patches: (k * B, C, h, w), as `gather_windows` orders them.
+        windows: their k positions.
+        weight: (h, w) multiplies every patch; ones when left out.
+    """
+    height, width = value.shape[-2:]
+    for patch, w in zip(patches.chunk(len(windows)), windows, strict=True):
+        if weight is not None:
+            patch = patch * weight
+        top, left, bottom, right = max(0, w.top), max(0, w.left), min(height, w.top + w.height), min(width, w.left + w.width)
+        if top < bottom and left < right:
+            value[..., top:bottom, left:right] += patch[..., top - w.top : bottom - w.top, left - w.left : right - w.left]
+
+
+def feather_weights(height: int, width: int, feather: float, device: torch.device | None = None) -> Tensor:
+    """(height, width) float32 weights that fall off linearly towards a window's edges, over `feather` (0 to 1) of half its length; never zero."""
+
+    def ramp(n: int) -> Tensor:
+        distance = torch.arange(n, dtype=torch.float32, device=device) + 0.5
+        return (torch.minimum(distance, n - distance) / max(0.5, feather * n / 2)).clamp(max=1)
+
+    return ramp(height)[:, None] * ramp(width)[None, :]

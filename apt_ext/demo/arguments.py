@@ -1,0 +1,136 @@
+"""The command line's arguments; every setting of `Options` becomes one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from apt_ext import __version__
+from apt_ext.core.evaluations import EVALUATIONS_PER_STEP
+from apt_ext.demo.job import Job
+from apt_ext.demo.samplers import SCHEDULES
+from apt_ext.options import Options, published, settings
+
+__all__ = ["job_from", "make_parser"]
+
+APT_SETTINGS = ("matching", "gamma", "shortcut")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence; the usage is for --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog.split()[0]}: {message}\n")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+_number.__name__ = "number"
+
+
+def _number_or(word: str) -> Any:
+    def parse(text: str) -> float | str:
+        return text if text == word else _number(text)
+
+    parse.__name__ = f"number or {word!r}"
+    return parse
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings of the method")
+    group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
+    for name, field in settings().items():
+        limits = field.metadata
+        kind: Any = str
+        if isinstance(field.default, (int, float)):
+            kind = int if isinstance(field.default, int) else _number
+        if "word" in limits:
+            kind = _number_or(limits["word"])
+        extent = f" ({', '.join(limits['choices'])})" if "choices" in limits else f" ({limits['least']} to {limits['most']})" if "least" in limits else ""
+        shown = f"{limits['help']}{extent}; {field.default}"
+        group.add_argument(f"--{name.replace('_', '-')}", dest=f"option_{name}", type=kind, default=argparse.SUPPRESS, metavar="X", help=shown)
+
+
+def _add_job(parser: argparse.ArgumentParser, style: str | None) -> None:
+    job = Job()
+    parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
+    parser.add_argument("--sampler", default=job.sampler, help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; %(default)s")
+    parser.add_argument("--schedule", default=job.schedule, help=f"noise schedule, one of {', '.join(SCHEDULES)}; %(default)s")
+    parser.add_argument("--guidance", type=_number, default=job.guidance, help="classifier-free guidance; %(default)s")
+    parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
+    parser.add_argument("--seed", type=int, default=job.seed, help="the same seed makes the same file; %(default)s")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... ; 'auto' takes a GPU where there is one")
+    _add_options(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the results; %(default)s")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="apt_ext", description="Enlarge pictures by patch-fusion sampling with Adaptive Path Tracing, on a small embedded model.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="enlarge a picture by every method and lay the results side by side")
+    demo.add_argument("image", nargs="?", help="a picture file; without one, a scene whose true large version is known")
+    _add_job(demo, None)
+    _add_output(demo)
+
+    one = commands.add_parser("upscale", help="enlarge a picture file")
+    one.add_argument("image", help="a picture file")
+    _add_job(one, "photo")
+
+    made = commands.add_parser("generate", help="let the model make a picture from a style and a seed, and enlarge it")
+    _add_job(made, "autumn")
+    for command in (one, made):
+        command.add_argument("--keep-phases", action="store_true", help="keep the pictures of the phases in between")
+        _add_output(command)
+
+    plan = commands.add_parser("plan", help="say what a job would do: phases, sizes, windows; no model is run")
+    plan.add_argument("size", help="the picture's size in pixels, such as 1024x1024")
+    plan.add_argument("--model", default="leaves", help="model family: leaves, sd1, sd2 or sdxl; %(default)s")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    _add_job(plan, "photo")
+
+    scene = commands.add_parser("scene", help="render a scene of the model's world at any size")
+    scene.add_argument("--style", default="autumn", help="autumn, moss, pebbles or mosaic; %(default)s")
+    scene.add_argument("--seed", type=int, default=1)
+    scene.add_argument("--size", type=int, default=256, help="side in pixels; %(default)s")
+    _add_output(scene)
+    return parser
+
+
+def job_from(args: argparse.Namespace, style: str) -> Job:
+    """The job that the arguments describe.
+
+    Raises:
+        ValueError: in one sentence, for a value that cannot be used.
+    """
+    given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
+    options = Options(**given)
+    if not args.apt:
+        clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
+        if clash:
+            raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
+        options = published(options)
+    return Job(args.scale, options, args.sampler, args.schedule, args.guidance, args.style or style, args.seed)
+
+
+def variants(job: Job) -> dict[str, Job]:
+    """The jobs that the demo compares, by label."""
+    plain = published(job.options)
+    return {
+        "MultiDiffusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="multidiffusion", shortcut=0.6)),
+        "DemoFusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="demofusion", shortcut=1.0)),
+        "APT": job,
+    }

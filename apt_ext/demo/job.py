@@ -1,0 +1,215 @@
+"""One upscaling job on the embedded model: the core, fed with a picture and k-diffusion's samplers, as a host would feed it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from apt_ext.core.cost import PhaseCost, job_cost
+from apt_ext.core.evaluations import evaluations_per_step
+from apt_ext.core.phases import Phase, base_size, plan_phases
+from apt_ext.core.upscale import PhaseReport, PhaseStart, upscale
+from apt_ext.demo.autoencoder import FACTOR
+from apt_ext.demo.model import LeavesModel
+from apt_ext.demo.pictures import to_picture, to_tensor
+from apt_ext.demo.samplers import make_sampler, make_sigmas
+from apt_ext.options import Options
+
+__all__ = ["MAX_OUTPUT", "Job", "Outcome", "Source", "from_picture", "from_style", "peak_memory_mib", "plan_job", "run_job", "settings_of", "show"]
+
+MAX_OUTPUT = 8192
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is wanted, besides the picture. `scale` is the linear factor."""
+
+    scale: float = 4.0
+    options: Options = field(default_factory=Options)
+    sampler: str = "euler"
+    schedule: str = "normal"
+    guidance: float = 1.5
+    style: str = "photo"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.scale, (int, float)) and 1 < self.scale <= 16):
+            raise ValueError(f"scale {self.scale!r} is out of range; use a number above 1 and up to 16")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed} is out of range; use 0 to {2**32 - 1}")
+        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 30):
+            raise ValueError(f"guidance {self.guidance} is out of range; use 0 to 30")
+        evaluations_per_step(self.sampler)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a job starts: clean latent (1, 4, h, w), base latent, and the size of the picture that they stand for, in pixels.
+
+    The latent covers `covered` pixels, which is the picture's size rounded up to whole latent pixels.
+    """
+
+    latent: Tensor
+    base: Tensor
+    pixels: tuple[int, int]
+    covered: tuple[int, int]
+
+
+@dataclass
+class Outcome:
+    """A finished job: its latent, one record per phase, and its seconds."""
+
+    latent: Tensor
+    phases: list[dict[str, Any]]
+    seconds: float
+
+
+def _encode(model: LeavesModel, image: Image.Image) -> Tensor:
+    pixels = to_tensor(image)
+    rows, columns = pixels.shape[-2:]
+    return model.encode(torch.nn.functional.pad(pixels, (0, -columns % FACTOR, 0, -rows % FACTOR), "replicate"))
+
+
+def from_picture(model: LeavesModel, image: Image.Image) -> Source:
+    """Encode a picture, and its base: the picture itself, or its small version where it is much larger than the model's native size."""
+    z = _encode(model, image)
+    size = (z.shape[-2], z.shape[-1])
+    base = base_size(size, model.facts.window)
+    small = z if base == size else _encode(model, image.resize((base[1] * FACTOR, base[0] * FACTOR), Image.Resampling.LANCZOS))
+    return Source(z, small, image.size, (size[1] * FACTOR, size[0] * FACTOR))
+
+
+def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, int] = (16, 16)) -> Source:
+    """Let the model make a picture of its own in the job's style, (rows, columns) in latent pixels."""
+    generator = torch.Generator().manual_seed(job.seed)
+    sigmas = make_sigmas(job.schedule, steps, model.sigmas)
+    x = torch.randn((1, 4, *size), generator=generator) * sigmas[0]
+    style = torch.tensor([model.style_index(job.style)], device=model.device)
+    with torch.no_grad():
+        z = make_sampler(job.sampler, [job.seed])(
+            model.denoiser(job.guidance), x.to(model.device), sigmas.to(model.device), extra_args={"style": style}, callback=lambda info: None
+        )
+    return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), (size[1] * FACTOR, size[0] * FACTOR))
+
+
+def plan_job(model: LeavesModel, source: Source, job: Job) -> tuple[list[Phase], list[PhaseCost], Tensor]:
+    """The phases of a job, their costs and the noise schedule.
+
+    Raises:
+        ValueError: for a result that would be too large, or phases that do not fit.
+    """
+    width, height = (round(side * job.scale) for side in source.pixels)
+    if max(width, height) > MAX_OUTPUT:
+        raise ValueError(f"scale {job.scale:g} would make {width} x {height} pixels; choose one that keeps the sides up to {MAX_OUTPUT}")
+    rows, columns = source.latent.shape[-2:]
+    target = (math.ceil(rows * job.scale - 1e-6), math.ceil(columns * job.scale - 1e-6))
+    policy = job.options.phase_ratios() or job.options.phases
+    phases = plan_phases((source.base.shape[-2], source.base.shape[-1]), (rows, columns), target, policy)
+    sigmas = make_sigmas(job.schedule, job.options.steps, model.sigmas)
+    return phases, job_cost(phases, job.options, model.facts, sigmas, evaluations_per_step(job.sampler), job.seed), sigmas
+
+
+def show(model: LeavesModel, source: Source, latent: Tensor, scale: float) -> Image.Image:
+    """Decode a latent of the source's picture at `scale` times its size, to exactly that many pixels."""
+    image = to_picture(model.decode(latent)[0])
+    size = (round(source.pixels[0] * scale), round(source.pixels[1] * scale))
+    box = (image.width * source.pixels[0] / source.covered[0], image.height * source.pixels[1] / source.covered[1])
+    return image if image.size == size and box == image.size else image.resize(size, Image.Resampling.BICUBIC, (0, 0, *box))
+
+
+def run_job(
+    model: LeavesModel, source: Source, job: Job, *, title: str = "", quiet: bool = False, on_finished: Callable[[PhaseReport, int], None] | None = None
+) -> Outcome:
+    """Upscale a source.
+
+    Args:
+        title: shown before each phase's progress bar; `quiet` shows none.
+        on_finished: told each finished phase and how many there are; it may save the picture as it stands.
+    """
+    phases, costs, sigmas = plan_job(model, source, job)
+    bar: tqdm[Any] | None = None
+    records: list[dict[str, Any]] = []
+    started = phase_started = time.perf_counter()
+
+    def on_phase(phase: Phase, start: PhaseStart) -> None:
+        nonlocal bar, phase_started
+        phase_started = time.perf_counter()
+        size = f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}"
+        bar = tqdm(
+            total=costs[phase.number - 1].evaluations, desc=f"{title}phase {phase.number}/{len(phases)} {size}", unit="window", disable=quiet, mininterval=0.3
+        )
+
+    def on_views(count: int) -> None:
+        if bar is not None:
+            bar.update(count)
+
+    def finished(report: PhaseReport) -> None:
+        if bar is not None:
+            bar.close()
+        phase, start = report.phase, report.start
+        records.append(
+            {
+                "size": [phase.size[1] * FACTOR, phase.size[0] * FACTOR],
+                "scale": round(phase.scale, 4),
+                "dilation": list(phase.dilation),
+                "gamma": round(start.gamma, 6),
+                "steps": len(start.sigmas) - 1,
+                "window_evaluations": report.evaluations,
+                "seconds": round(time.perf_counter() - phase_started, 2),
+                "statistics_shift": {"enlarged": start.before, "matched": start.after},
+            }
+        )
+        if on_finished:
+            on_finished(report, len(phases))
+
+    def noise(phase: Phase, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(job.seed * 4096 + phase.number))
+
+    style = torch.tensor([model.style_index(job.style)], device=model.device)
+    try:
+        with torch.no_grad():
+            z = upscale(
+                model.denoiser(job.guidance),
+                source.latent,
+                source.base,
+                phases,
+                job.options,
+                model.facts,
+                sampler=lambda number: make_sampler(job.sampler, [job.seed * 4096 + number]),
+                evaluations=evaluations_per_step(job.sampler),
+                sigmas=sigmas.to(model.device),
+                noise=noise,
+                seed=job.seed,
+                extra={"style": style},
+                on_phase=on_phase,
+                on_views=on_views,
+                on_finished=finished,
+            )
+    finally:
+        if bar is not None:
+            bar.close()
+    return Outcome(z, records, time.perf_counter() - started)
+
+
+def peak_memory_mib() -> float | None:
+    """Largest resident memory of this process so far, in MiB; None on a system that does not keep count."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """A job's settings as plain values, for reports and picture files."""
+    return asdict(job)

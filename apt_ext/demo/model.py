@@ -1,0 +1,118 @@
+"""The embedded model: weights, encoding, decoding and a k-diffusion denoiser with guidance."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from apt_ext.core.residual import Denoiser
+from apt_ext.core.schedule import discrete_timestep
+from apt_ext.core.tiling import map_tiles
+from apt_ext.core.upscale import ModelFacts
+from apt_ext.core.windows import extend
+from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
+from apt_ext.demo.blocks import channels_last
+from apt_ext.demo.samplers import k_external
+from apt_ext.demo.unet import MULTIPLE, UNet
+
+__all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "load_model"]
+
+WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
+NATIVE = (16, 16)
+TILE, HALO = 64, 16
+
+
+def alphas_cumprod() -> Tensor:
+    """Stable Diffusion's own noise schedule, (1000,)."""
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
+
+
+class LeavesModel:
+    """A latent diffusion model of 64 x 64 pixel pictures.
+
+    Attributes:
+        styles: names of the styles that it was trained on.
+        sigmas: (1000,) its ascending noise levels.
+        facts: what the engine has to know of it.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, unet: UNet, shift: Tensor, scale: Tensor, styles: tuple[str, ...], device: torch.device):
+        self.autoencoder = channels_last(autoencoder, device).eval().requires_grad_(False)
+        self.unet = channels_last(unet, device).eval().requires_grad_(False)
+        self.styles, self.device = styles, device
+        self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
+        self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
+        self.sigmas: Tensor = self._wrapped.sigmas.cpu()
+        self.facts = ModelFacts(NATIVE, MULTIPLE, float(self.sigmas[-1]), discrete_timestep(self.sigmas))
+
+    def _network(self, x: Tensor, t: Tensor, style: Tensor) -> Tensor:
+        """The UNet on any size: sides are mirrored up to a multiple of what its halvings need."""
+        rows, columns = x.shape[-2:]
+        wide = extend(x, 0, 0, -rows % MULTIPLE, -columns % MULTIPLE, "reflect")
+        return self.unet(wide.contiguous(memory_format=torch.channels_last), t, style)[..., :rows, :columns]
+
+    def style_index(self, style: str) -> int:
+        """Index of a style; "none" is the model without guidance by style.
+
+        Raises:
+            ValueError: for a style that does not exist.
+        """
+        if style == "none":
+            return len(self.styles)
+        if style not in self.styles:
+            raise ValueError(f"style {style!r} does not exist; use one of {', '.join(self.styles)} or none")
+        return self.styles.index(style)
+
+    def denoiser(self, guidance: float) -> Denoiser:
+        """A k-diffusion denoiser with classifier-free guidance: x (B, C, H, W), sigma (B,), style (B,) -> (B, C, H, W)."""
+
+        def guided(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            style = extra["style"]
+            if guidance == 1:
+                return self._wrapped(x, sigma, style=style)
+            none = torch.full_like(style, len(self.styles))
+            with_style, without = self._wrapped(torch.cat([x, x]), torch.cat([sigma, sigma]), style=torch.cat([style, none])).chunk(2)
+            return without + guidance * (with_style - without)
+
+        return guided
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 4h, 4w) RGB in -1..1 -> (B, 4, h, w) unit-variance latents. Large pictures go through in tiles."""
+        z = map_tiles(self.autoencoder.encoder, pixels.to(self.device), Fraction(1, FACTOR), tile=TILE * FACTOR, halo=HALO * FACTOR)
+        return (z - self._shift) / self._scale
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, 4, h, w) latents -> (B, 3, 4h, 4w) RGB in -1..1. Large pictures go through in tiles."""
+        return map_tiles(self.autoencoder.decoder, z * self._scale + self._shift, FACTOR, tile=TILE, halo=HALO).clamp(-1, 1)
+
+
+def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:
+    """Load the embedded model from a safetensors file.
+
+    Raises:
+        ValueError: where the file is missing or is not this model's.
+    """
+    if not path.is_file():
+        raise ValueError(f"the model's weights {str(path)!r} do not exist; restore the file or train it with: python -m apt_ext.demo.train")
+    with safe_open(path, "pt") as file:
+        facts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
+    if "styles" not in facts:
+        raise ValueError(f"{str(path)!r} holds other weights than the embedded model's; restore the file")
+    styles = tuple(facts["styles"].split(","))
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    autoencoder, unet = Autoencoder(), UNet(len(styles))
+    autoencoder.load_state_dict(part("autoencoder."))
+    unet.load_state_dict(part("unet."))
+    assert tensors["latent_shift"].shape == (LATENT_CHANNELS,)
+    return LeavesModel(autoencoder, unet, tensors["latent_shift"], tensors["latent_scale"], styles, torch.device(device))

@@ -1,0 +1,121 @@
+"""Picture files in and out: every common format, size and mode; whatever cannot be used is refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+__all__ = ["MAX_SIDE", "MIN_SIDE", "Picture", "check_folder", "load_picture", "save_png", "to_picture", "to_tensor", "write_whole"]
+
+MIN_SIDE, MAX_SIDE = 16, 4096
+
+
+class Picture(NamedTuple):
+    """`rgb`, an RGB picture; `alpha`, its transparency as "L", or None for an opaque one."""
+
+    rgb: Image.Image
+    alpha: Image.Image | None
+
+
+def _eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """Grey pictures of 16 or 32 bits or of floating point, brought to 8 bits by their format's own range."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"picture {name!r} holds {int((~np.isfinite(values)).sum())} values that are not numbers (NaN or infinite); repair it first")
+    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 255.0 if values.max(initial=0) <= 255 else 65535.0
+    return Image.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def load_picture(path: str | os.PathLike[str]) -> Picture:
+    """Read a picture as its viewer would show it: EXIF rotation applied, any mode as RGB, transparency kept apart.
+
+    Colours under full transparency are replaced by the mean of the visible ones, so that no hidden colour bleeds into an edge.
+
+    Raises:
+        ValueError: for a file that is missing, no picture, damaged, or of a size that cannot be used; the message names it.
+    """
+    name = str(path)
+    if not Path(path).is_file():
+        raise ValueError(f"picture {name!r} does not exist; give the path of a picture file")
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the size is checked below, before anything is decoded
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
+                raise ValueError(f"picture {name!r} is {width} x {height} pixels; use sides from {MIN_SIDE} to {MAX_SIDE}")
+            if image.mode == "F" or image.mode.startswith("I"):
+                image = _eight_bit(image, name)
+            turned = ImageOps.exif_transpose(image)
+            has_alpha = turned.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in turned.info
+            rgba = turned.convert("RGBA") if has_alpha else None
+            rgb = turned.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        reason = "is not a picture in a format that can be read" if isinstance(error, UnidentifiedImageError) else f"cannot be read ({error})"
+        raise ValueError(f"picture {name!r} {reason}; use a PNG, JPEG, WebP, TIFF, BMP or GIF file") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    if rgba is None:
+        return Picture(rgb, None)
+    alpha = rgba.getchannel("A")
+    opacity = np.asarray(alpha, np.float64)[..., None] / 255
+    if opacity.min() == 1:
+        return Picture(rgb, None)
+    colours = np.asarray(rgba.convert("RGB"), np.float64)
+    mean = (colours * opacity).sum((0, 1)) / max(opacity.sum(), 1e-9)
+    return Picture(Image.fromarray((colours * opacity + mean * (1 - opacity) + 0.5).astype(np.uint8)), alpha)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> (1, 3, H, W) float32 in -1..1."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """(3, H, W) in -1..1 -> RGB picture."""
+    return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that files can be written into a folder, creating it where it is missing.
+
+    Raises:
+        ValueError: where they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"folder {str(folder)!r} cannot be written to ({error.strerror}); choose another with -o") from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is either complete or not there."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_png(image: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
+    """Write a PNG with text chunks, whole or not at all. Equal pictures and texts give equal bytes."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    write_whole(path, buffer.getvalue())

@@ -1,0 +1,108 @@
+"""Every setting that changes the picture, once: the command line, the page, infotexts and the API are made from this dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["METHODS", "PHASE_POLICIES", "Options", "blur_of", "published", "settings"]
+
+METHODS = ("multidiffusion", "demofusion", "accdiffusion")
+PHASE_POLICIES = ("progressive", "double", "direct")
+METHOD_BLUR = {"multidiffusion": 0.0, "demofusion": 1.0, "accdiffusion": 0.8}
+
+
+def setting(default: Any, label: str, text: str, **limits: Any) -> Any:
+    """A field with its label, its help and its limits: `choices`, or `least` and `most`, and `word` for one allowed word beside numbers."""
+    return dataclasses.field(default=default, metadata={"label": label, "help": text, **limits})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one upscaling job. The defaults are APT over DemoFusion.
+
+    Raises:
+        ValueError: on construction, in one sentence with the value and the remedy.
+    """
+
+    method: str = setting("demofusion", "Method", "base method of patch fusion", choices=METHODS)
+    steps: int = setting(30, "Steps", "steps of the whole noise schedule; the shortcut runs a share of them", least=1, most=1000)
+    shortcut: float = setting(0.6, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
+    matching: float = setting(1.0, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
+    gamma: float | str = setting(
+        0.0, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
+    )
+    phases: str = setting(
+        "progressive",
+        "Phases",
+        "base x 2, x 3, ... ('progressive'), by factors of at most 2 ('double'), at once ('direct'), or ratios to the base such as 1.5,2,4",
+    )
+    reanchor: str = setting(
+        "auto", "Re-anchoring", "DemoFusion's correction at the end of a phase; 'auto': where matching is off", choices=("auto", "on", "off")
+    )
+    overlap: float = setting(0.5, "Window overlap", "share of a window that the next one covers again", least=0.0, most=0.75)
+    jitter: float = setting(1.0, "Jitter", "share of the largest shift of the windows from step to step", least=0.0, most=1.0)
+    border: str = setting("inside", "Windows at the border", "kept inside the picture, or reaching over its border", choices=("inside", "over"))
+    fill: str = setting("reflect", "Beyond the border", "what blur, dilated views and windows see beyond the border", choices=("reflect", "zero"))
+    feather: float = setting(0.0, "Feathering", "share of a window over which its weight fades towards the edges", least=0.0, most=1.0)
+    residual: float = setting(3.0, "Cosine of the skip residual", "exponent a1; larger lets the picture leave its start sooner", least=0.0, most=100.0)
+    dilated: float = setting(1.0, "Cosine of the dilated path", "exponent a2; larger ends the dilated path sooner", least=0.0, most=100.0)
+    sharpen: float = setting(1.0, "Cosine of the blur", "exponent a3; larger ends the blur sooner", least=0.0, most=100.0)
+    blur: float | str = setting(
+        "auto", "Blur", "std of the dilated path's blur in latent pixels; 'auto' is the method's own", least=0.0, most=10.0, word="auto"
+    )
+    tolerance: float = setting(0.005, "Tolerance", "a path whose weight is below it is not evaluated", least=0.0, most=0.5)
+    window_batch: int = setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), field.metadata)
+        if self.phases not in PHASE_POLICIES:
+            self.phase_ratios()
+
+    def phase_ratios(self) -> tuple[float, ...]:
+        """The custom list of ratios to the base size in `phases`; empty for a policy."""
+        if self.phases in PHASE_POLICIES:
+            return ()
+        try:
+            ratios = tuple(float(part) for part in self.phases.split(","))
+        except ValueError:
+            ratios = ()
+        if not ratios or not all(math.isfinite(r) and r >= 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
+            policies = ", ".join(PHASE_POLICIES)
+            raise ValueError(f"phases {self.phases!r} is neither one of {policies} nor a rising list of ratios from 1 such as 1.5,2,4")
+        return ratios
+
+
+def _check(name: str, value: Any, limits: Any) -> None:
+    shown = name.replace("_", " ")
+    if "choices" in limits:
+        if value not in limits["choices"]:
+            raise ValueError(f"{shown} {value!r} does not exist; use one of {', '.join(limits['choices'])}")
+    elif "least" in limits:
+        if value == limits.get("word"):
+            return
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not limits["least"] <= value <= limits["most"]:
+            other = f" or {limits['word']!r}" if "word" in limits else ""
+            raise ValueError(f"{shown} {value!r} is out of range; use a number from {limits['least']} to {limits['most']}{other}")
+
+
+def settings() -> dict[str, dataclasses.Field[Any]]:
+    """The fields of `Options` by name, with label, help and limits in their metadata."""
+    return {field.name: field for field in dataclasses.fields(Options)}
+
+
+def blur_of(options: Options) -> float:
+    """Std of the dilated path's blur, "auto" resolved to the method's own."""
+    return METHOD_BLUR[options.method] if isinstance(options.blur, str) else options.blur
+
+
+def published(options: Options) -> Options:
+    """The same job by the base method alone, without any part of APT: no matching, the plain schedule, every step.
+
+    MultiDiffusion keeps its start in the middle of the schedule: it has no skip residual, so from full noise it would make another picture.
+    """
+    return dataclasses.replace(options, matching=0.0, gamma=0.0, shortcut=options.shortcut if options.method == "multidiffusion" else 1.0)
