@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class StandIn:
         self.weights = {name.removeprefix("unet_"): golden.tensor(name) for name in golden.data if name.startswith("unet_")}
         table = golden.alphas_cumprod.double()
         self.alphas_cumprod, self.log_sigmas = table, ((1 - table) / table).log() / 2
-        self.rescale = float(golden.option("guidance_rescale"))
+        self.guided, self.rescale = golden.guided, float(golden.option("guidance_rescale"))
 
     def noise(self, x: Tensor, t: int, emb: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
         """The network itself: x in its own (VP) scale."""
@@ -49,16 +49,16 @@ class StandIn:
         h = torch.tanh(F.conv2d(x, w["W1"], padding=1) + b[:, :, None, None])
         return math.sqrt(1 - a) * x + 0.6 * F.conv2d(h, w["W2"], w["b2"], padding=1)
 
-    def __call__(
-        self, x: Tensor, sigma: Tensor, *, emb: tuple[Tensor, Tensor], pooled: tuple[Tensor, Tensor], time_ids: Tensor, guidance: float, input_sigma: Tensor
-    ) -> Tensor:
-        """`emb` and `pooled` are (negative, positive). `input_sigma` (B,) is the level that the input is scaled for: sigma, but for the published flaw."""
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        """`extra`: emb and pooled, each (negative, positive); time_ids (B, 6); guidance; input_sigma (B,), the level that the input is
+        scaled for, which is sigma but for the published flaw."""
+        emb, pooled, time_ids = extra["emb"], extra["pooled"], extra["time_ids"]
         t = int((self.log_sigmas - math.log(float(sigma[0]))).abs().argmin())
-        scaled = x * (1 + input_sigma**2).rsqrt()[:, None, None, None]
+        scaled = x * (1 + extra["input_sigma"] ** 2).rsqrt()[:, None, None, None]
         eps = positive = self.noise(scaled, t, emb[1], pooled[1], time_ids)
-        if guidance > 1:
+        if self.guided:
             negative = self.noise(scaled, t, emb[0], pooled[0], time_ids)
-            eps = negative + guidance * (positive - negative)
+            eps = negative + extra["guidance"] * (positive - negative)
             if self.rescale:
                 eps = eps * (1 + self.rescale * (positive.std((1, 2, 3), keepdim=True) / eps.std((1, 2, 3), keepdim=True) - 1))
         return x - sigma[:, None, None, None] * eps
@@ -115,7 +115,7 @@ class Replay:
     def weights(self, sigma: float) -> PathWeights:
         return cosine_weights(self.timestep(sigma), self.exponents)  # type: ignore[arg-type]
 
-    def compare(self, name: str, ours: Tensor | list[float]) -> None:
+    def compare(self, name: str, ours: Tensor | Sequence[float]) -> None:
         """Compare with the file's array of that name, where it has one."""
         if name in self.golden.data:
             recorded, made = torch.from_numpy(self.golden.data[name]).double(), torch.as_tensor(ours).double()
@@ -129,25 +129,8 @@ class Replay:
             self.compare(name, torch.cat(ours).double() * scales[:, None, None, None])
 
     def input_sigma(self, phase: int, step: int, calls: list[int]) -> Tensor:
-        """The level that each view's input is scaled for. The calls are the published loop's batches, however the core batches its views."""
-        recorded = self.golden.data.get("scale_calls")
-        if recorded is not None and phase >= 0:
-            start = (0 if self.golden.option("image_lr") else len(self.golden.timesteps)) + sum(self.calls_per_step(p) for p in range(phase)) * len(
-                self.golden.timesteps
-            )
-            levels = [int(recorded[start + step * self.calls_per_step(phase) + call, 1]) for call in calls]
-        else:
-            levels = [self.golden.input_level(phase, step, call) for call in calls]
-        return self.sigmas[levels]
-
-    def calls_per_step(self, phase: int) -> int:
-        return sum(self.batches(self.golden.phases[phase]))
-
-    def batches(self, s: int) -> tuple[int, int]:
-        """Model calls of the published loop in one step: for local windows and for dilated views."""
-        golden, most = self.golden, int(self.golden.option("view_batch_size"))
-        local = -(-golden.data[f"p{s}_views"].shape[1] // most) if golden.option("use_multidiffusion") else 0
-        return local, -(-s * s // most) if golden.option("use_dilated_sampling") else 0
+        """The level that each view's input is scaled for. `calls`: the published loop's batches that the views were in, however the core batches them."""
+        return self.sigmas[[self.golden.input_level(phase, step, call) for call in calls]]
 
     def base(self) -> Tensor:
         """The base latent: the base phase replayed where its start is there, else as recorded."""
@@ -160,7 +143,7 @@ class Replay:
             starts.append(x.clone())
             return self.model(x, sigma, input_sigma=self.input_sigma(-1, len(starts) - 1, [0]), **extra)
 
-        x = self.sample(model, golden.latent("base_init") / float(self.scales[0]), self.sigmas, extra_args=self.extra, disable=True)
+        x: Tensor = self.sample(model, golden.latent("base_init") / float(self.scales[0]), self.sigmas, extra_args=self.extra, disable=True)
         self.compare_steps("base_after", [*starts[1:], x], after=True)
         z = x * float(self.scales[-1])
         self.compare("base_final", z[0])
@@ -177,13 +160,13 @@ class Replay:
                 corners = [(w.top + jitter, w.left + jitter) for w in batch.windows]
                 made["time_ids"] = made["time_ids"].clone()
                 made["time_ids"][:, 2:4] = VAE_FACTOR * torch.tensor(corners, dtype=golden.dtype)
-                if golden.accdiffusion and made["guidance"] > 1:
-                    made["guidance"] = max(1.0, float(golden.option("multi_guidance_scale")))
+                if golden.accdiffusion:
+                    made["guidance"] = float(golden.option("multi_guidance_scale"))
                 order = golden.windows(s, clock.step)
                 calls = [order.index(w) // most for w in batch.windows]
             else:
                 assert batch.grid is not None
-                calls = [self.batches(s)[0] + view // most for view in range(*batch.part)]
+                calls = [golden.batches(phase)[0] + view // most for view in range(*batch.part)]
             return {**made, "input_sigma": self.input_sigma(phase, clock.step, calls)}
 
         return condition

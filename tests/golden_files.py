@@ -58,14 +58,22 @@ DEFAULTS: dict[str, Any] = {
     "sample_size": 16,
 }
 # DemoFusion's pipeline knows none of these switches.
-ACCDIFFUSION_ONLY = (
-    "debug multi_guidance_scale use_guassian use_multidiffusion use_dilated_sampling use_skip_residual use_progressive_upscaling shuffle use_md_prompt upscale_mode"
-).split()
-# Nothing in the numbers depends on these, or they only say how the numbers in the file were drawn.
-WITHOUT_EFFECT = set(
-    "kind seed unet_seed prompt prompt_2 negative_prompt width height multi_decoder output_type callback_steps unet_calls count_min count_max "
-    "cross_attention_kwargs result_path show_image lowvram return_dict save_attention_map c attn_res num_images_per_prompt".split()
-)
+ACCDIFFUSION_ONLY = {
+    "debug",
+    "multi_guidance_scale",
+    "use_guassian",
+    "use_multidiffusion",
+    "use_dilated_sampling",
+    "use_skip_residual",
+    "use_progressive_upscaling",
+    "shuffle",
+    "use_md_prompt",
+    "upscale_mode",
+}
+# They only say how the numbers in the file were drawn, what was done with the result, or how large it is, which the noise says too.
+WITHOUT_EFFECT = {"kind", "seed", "unet_seed", "unet_calls", "count_min", "count_max", "lowvram", "save_attention_map"}
+WITHOUT_EFFECT |= {"prompt", "prompt_2", "negative_prompt", "cross_attention_kwargs", "c", "attn_res", "num_images_per_prompt"}
+WITHOUT_EFFECT |= {"width", "height", "multi_decoder", "output_type", "callback_steps", "result_path", "show_image", "return_dict"}
 
 
 def find_cases() -> list[Path]:
@@ -142,6 +150,11 @@ class Golden:
         if self.option("use_multidiffusion") and any(bool((self.counts(s) == 0).any()) for s in self.phases):
             return f"stride={self.option('stride')}: its windows leave pixels uncovered, which the core refuses"
         return None
+
+    @property
+    def guided(self) -> bool:
+        """Whether the loop uses the negative prompt at all: `guidance_scale` alone decides, for local windows with a scale of their own too."""
+        return bool(self.option("guidance_scale") > 1)
 
     # -- noise levels -------------------------------------------------------------------------------------------------------------
 
@@ -221,16 +234,27 @@ class Golden:
         """(n, H, W): how many local windows see each pixel."""
         return torch.stack([cover(self.size(s), self.windows(s, step)) for step in range(len(self.timesteps))])
 
-    def input_level(self, phase: int, step: int, call: int) -> int:
+    def batches(self, phase: int) -> tuple[int, int]:
+        """Model calls of the published loop in a step of the phase with that index: for local windows and for dilated views."""
+        s, most = self.phases[phase], int(self.option("view_batch_size"))
+        local = -(-self.data[f"p{s}_views"].shape[1] // most) if self.option("use_multidiffusion") else 0
+        return local, -(-s * s // most) if self.option("use_dilated_sampling") else 0
+
+    def input_level(self, phase: int, step: int, call: int, recorded: bool = True) -> int:
         """Index of the sigma that Euler's input scaling used for a model call, the flaw of the loop as published included.
 
-        Every solver step moves the scheduler's index on by one, and only the step itself puts it back in place, so that the
+        Every solver step moves the scheduler's index on by one, and only the solver step itself puts it back in place, so that the
         scaling of a step's second and later batches already uses the next step's sigma, and a phase's very first the end of the list.
 
         Args:
             phase: index among the phases, -1 for the base phase. `call`: number of the batch within the step.
+            recorded: go by the file's list of model calls where it has one, and not by the rule.
         """
+        n = len(self.timesteps)
+        if recorded and "scale_calls" in self.data and phase >= 0:
+            before = sum(sum(self.batches(p)) for p in range(phase)) * n + (0 if self.option("image_lr") else n)
+            return int(self.data["scale_calls"][before + step * sum(self.batches(phase)) + call, 1])
         if self.option("sched") != "euler" or phase < 0:
             return step
         fresh = phase == 0 and self.option("image_lr")
-        return step + 1 if call else step if step or fresh else len(self.timesteps)
+        return step + 1 if call else step if step or fresh else n

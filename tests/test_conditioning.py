@@ -78,6 +78,13 @@ def test_unequal_factors_are_not_a_hint() -> None:
     assert torch.equal(condition_views({"v": value}, batch)["v"], torch.cat([value] * batch.count))
 
 
+@pytest.mark.parametrize("shape", [(2, 7, 14), (2, 14), (2, 3, 14, 11, 2), (2,)])
+def test_only_four_dimensions_are_pictures(shape: tuple[int, ...]) -> None:
+    """A text embedding whose length happens to be the latent's height is still a text embedding."""
+    value, batch = noise(*shape), local((14, 11), 2)
+    assert torch.equal(condition_views({"v": value}, batch)["v"], torch.cat([value] * batch.count))
+
+
 class Pair(NamedTuple):
     """A container that takes its items one by one."""
 
@@ -93,10 +100,16 @@ def test_containers_are_searched_and_the_rest_is_passed_on() -> None:
     extra = {"cond": {"crossattn": [text], "concat": (spatial, "name")}, "scale": 7.5, "none": None, "s": scalar, "o": other, "m": marker}
     out: Any = condition_views(extra, batch)
     repeated = torch.cat([text] * batch.count)
-    assert isinstance(out["cond"]["crossattn"], list) and torch.equal(out["cond"]["crossattn"][0], repeated)
-    assert isinstance(out["cond"]["concat"], tuple) and out["cond"]["concat"][1] == "name"
+    assert isinstance(out["cond"]["crossattn"], list)
+    assert torch.equal(out["cond"]["crossattn"][0], repeated)
+    assert isinstance(out["cond"]["concat"], tuple)
+    assert out["cond"]["concat"][1] == "name"
     assert torch.equal(out["cond"]["concat"][0], gather_windows(spatial, batch.windows))
-    assert out["scale"] == 7.5 and out["none"] is None and out["s"] is scalar and out["o"] is other and out["m"] is marker
+    assert out["scale"] == 7.5
+    assert out["none"] is None
+    assert out["s"] is scalar
+    assert out["o"] is other
+    assert out["m"] is marker
     assert extra["cond"]["crossattn"][0] is text, "the caller's own mapping was changed"
 
 
@@ -105,7 +118,9 @@ def test_named_tuples_stay_named_tuples() -> None:
     batch = local((12, 10), 2)
     text = noise(2, 7)
     out: Any = condition_views({"pair": Pair(text, 3)}, batch)
-    assert isinstance(out["pair"], Pair) and torch.equal(out["pair"].first, torch.cat([text] * batch.count)) and out["pair"].second == 3
+    assert isinstance(out["pair"], Pair)
+    assert torch.equal(out["pair"].first, torch.cat([text] * batch.count))
+    assert out["pair"].second == 3
 
 
 @pytest.mark.parametrize("size", [(12, 10), (1, 10), (12, 1), (1, 1)])
@@ -126,9 +141,11 @@ class Recorder:
 
     def __call__(self, x: Tensor, sigma: Tensor, *, spatial: Tensor, hint: Tensor, label: Tensor, level: float, **rest: Any) -> Tensor:
         self.calls += 1
-        assert level == 3.0 and rest == {"flag": "on"}
+        assert level == 3.0
+        assert rest == {"flag": "on"}
         assert torch.equal(spatial, x), f"the condition of {self.at} views is not where the latent is"
-        assert torch.equal(hint[..., ::4, ::4], x) and torch.equal(hint[..., 1::4, 3::4], -x)
+        assert torch.equal(hint[..., ::4, ::4], x)
+        assert torch.equal(hint[..., 1::4, 3::4], -x)
         assert label.shape[0] == sigma.shape[0] == x.shape[0]
         assert torch.equal(sigma, label[:, 0] + 1), "noise levels and labels are not repeated alike"
         return x + label[:, :1, None, None]
@@ -164,7 +181,8 @@ def test_a_host_can_wrap_the_condition_and_read_the_positions() -> None:
     seen: list[Window | tuple[DilatedGrid, int, int]] = []
 
     def condition(extra: Any, batch: ViewBatch) -> Any:
-        assert batch.size == (16, 12) and batch.samples == 2
+        assert batch.size == (16, 12)
+        assert batch.samples == 2
         seen.extend(batch.windows if batch.grid is None else [(batch.grid, k, batch.count) for k in range(*batch.part)])
         return condition_views(extra, batch) | {"corner": torch.tensor([[w.top, w.left] for w in batch.windows for _ in range(2)])}
 

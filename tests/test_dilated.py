@@ -42,9 +42,12 @@ def test_scatter_undoes_gather(size: tuple[int, int], d: tuple[int, int], fill: 
     grid = dilated_grid(size, d, fill, multiple)
     x = noise(batch, 2, *size)
     views = gather_dilated(x, grid)
-    assert views.shape[0] == d[0] * d[1] * batch and grid.views == d[0] * d[1]
-    assert views.shape[2] % multiple == 0 and views.shape[3] % multiple == 0
-    assert views.shape[2] * d[0] < size[0] + d[0] * multiple and views.shape[3] * d[1] < size[1] + d[1] * multiple, "more padding than needed"
+    assert views.shape[0] == d[0] * d[1] * batch
+    assert grid.views == d[0] * d[1]
+    assert views.shape[2] % multiple == 0
+    assert views.shape[3] % multiple == 0
+    assert views.shape[2] * d[0] < size[0] + d[0] * multiple, "more padding than needed"
+    assert views.shape[3] * d[1] < size[1] + d[1] * multiple, "more padding than needed"
     assert torch.equal(scatter_dilated(views, grid), x)
 
 
@@ -152,7 +155,7 @@ def dilated_slowly(x: np.ndarray, sigma: float, d: tuple[int, int], std: float, 
                 view = g[:, :, i :: d[0], j :: d[1]]
                 clean = toy(torch.from_numpy(view.copy()), torch.tensor([sigma], dtype=torch.float64)).numpy()
                 estimate[:, :, i :: d[0], j :: d[1]] = y[:, :, i :: d[0], j :: d[1]] - (view - clean)
-        out[b] = (estimate[0, :, rows:, columns:] if fill == "zero" else estimate[0, :, : x.shape[2], : x.shape[3]])
+        out[b] = estimate[0, :, rows:, columns:] if fill == "zero" else estimate[0, :, : x.shape[2], : x.shape[3]]
     return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +13,7 @@ from torch import Tensor
 from apt_ext.core.dilated import dilated_grid
 from apt_ext.core.fused import FusedDenoiser, blurred, denoise_local, even_batches
 from apt_ext.core.schedule import PathWeights
-from apt_ext.core.windows import Window, draw_windows, feather_weights
+from apt_ext.core.windows import Window, draw_windows
 
 SOME = settings(deadline=None, max_examples=40)
 FEW = settings(deadline=None, max_examples=20)
@@ -110,7 +109,8 @@ def test_pointwise_linear_model_is_exact(setup: tuple[tuple[int, int], dict[str,
         c2 = 1.0
     elif grid is None or c2 < arguments["tolerance"]:
         c2 = 0.0
-    assert fused.shares(1.0) == (1 - c2, c2) and sum(fused.shares(1.0)) == 1
+    assert fused.shares(1.0) == (1 - c2, c2)
+    assert sum(fused.shares(1.0)) == 1
     torch.testing.assert_close(fused(x, torch.ones(2)), (1 - c2) * local + c2 * dilated, rtol=1e-4, atol=2e-5)
 
 
@@ -135,30 +135,6 @@ def test_window_batch_does_not_change_the_picture(setup: tuple[tuple[int, int], 
     outs = [FusedDenoiser(Conv(), **arguments | {"window_batch": n})(x, torch.full((2,), 0.8)) for n in (1, 3, 8, 100)]
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("fill", ["reflect", "zero"])
-@pytest.mark.parametrize("feather", [0.0, 0.6])
-def test_local_path_equals_the_naive_one(fill: str, feather: float) -> None:
-    """Windows of two sizes in any order, over the border, one after the other in float64; the batch's samples at levels of their own."""
-    model, x, sigma = Conv(), noise(2, 3, 13, 17, dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
-    windows = draw_windows(3, size=(13, 17), window=(6, 7), overlap=0.3, border="over") + [Window(2, 3, 5, 9), Window(-2, 8, 5, 9)]
-    order = np.random.default_rng(0).permutation(len(windows))
-    windows = [windows[k] for k in order]
-    value, count = np.zeros(x.shape), np.zeros((13, 17))
-    for w in windows:
-        wide = np.pad(x.numpy(), ((0, 0), (0, 0), (20, 20), (20, 20)), mode="reflect" if fill == "reflect" else "constant")
-        view = wide[:, :, 20 + w.top : 20 + w.top + w.height, 20 + w.left : 20 + w.left + w.width]
-        estimate = model(torch.from_numpy(view.copy()), sigma).numpy()
-        weight = feather_weights(w.height, w.width, feather).numpy()
-        for r in range(w.height):
-            for c in range(w.width):
-                y, z = w.top + r, w.left + c
-                if 0 <= y < 13 and 0 <= z < 17:
-                    value[:, :, y, z] += weight[r, c] * estimate[:, :, r, c]
-                    count[y, z] += weight[r, c]
-    out = denoise_local(model, x, sigma, {}, windows, fill=fill, feather=feather, window_batch=4)
-    np.testing.assert_allclose(out.numpy(), value / count, rtol=1e-9, atol=1e-9)
 
 
 def fixed(c2: float, **change: Any) -> dict[str, Any]:
@@ -199,12 +175,16 @@ def test_a_path_of_no_weight_costs_nothing(c2: float, tolerance: float, shares: 
     """The free speed: model calls and views are counted; the other path gets all the weight."""
     model, done = Conv(), []
     fused = FusedDenoiser(model, **fixed(c2, tolerance=tolerance, window_batch=window_batch, on_views=done.append))
-    assert fused.shares(1.0) == pytest.approx(shares) and sum(fused.shares(1.0)) == pytest.approx(1, abs=1e-15)
+    assert fused.shares(1.0) == pytest.approx(shares)
+    assert sum(fused.shares(1.0)) == pytest.approx(1, abs=1e-15)
     x, sigma = noise(2, 3, 16, 16), torch.ones(2)
     out = fused(x, sigma)
     paths = sum(share > 0 for share in shares)
-    assert model.calls == paths * -(-4 // window_batch) and model.seen == paths * 4 * 2
-    assert sum(done) == paths * 4 and len(done) == model.calls and max(done) <= window_batch
+    assert model.calls == paths * -(-4 // window_batch)
+    assert model.seen == paths * 4 * 2
+    assert sum(done) == paths * 4
+    assert len(done) == model.calls
+    assert max(done) <= window_batch
     expected = shares[0] * fused.local(x, sigma, 0) + shares[1] * fused.dilated(x, sigma, 0)
     torch.testing.assert_close(out, expected)
 
@@ -273,8 +253,9 @@ def test_half_precision(dtype: torch.dtype, c2: float, blur: float) -> None:
     fused = FusedDenoiser(model, **fixed(c2, blur=blur))
     out = fused(x, torch.full((2,), sigma))
     expected = fused(x.float(), torch.full((2,), sigma))
-    assert out.dtype == dtype and expected.dtype == torch.float32
-    bound = 3 * torch.finfo(dtype).eps * (1 + expected.abs())
+    assert out.dtype == dtype
+    assert expected.dtype == torch.float32
+    bound = torch.finfo(dtype).eps * (1 + expected.abs())
     assert bool(((out.float() - expected).abs() <= bound).all()), float((out.float() - expected).abs().max())
 
 
@@ -284,7 +265,8 @@ def test_the_model_sees_the_states_dtype() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         seen.clear()
         out = FusedDenoiser(lambda v, s, seen=seen: (seen.add(v.dtype), v)[1], **fixed(0.5, blur=1.0))(noise(1, 3, 16, 16, dtype=dtype), torch.ones(1))
-        assert seen == {dtype} and out.dtype == dtype
+        assert seen == {dtype}
+        assert out.dtype == dtype
 
 
 @SOME

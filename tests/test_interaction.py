@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.dilated import DilatedGrid, dilated_grid
-from apt_ext.core.fused import denoise_dilated
+from apt_ext.core.fused import FusedDenoiser, denoise_dilated, denoise_local
 from apt_ext.core.interaction import draw_permutations, exchange, exchange_back
+from apt_ext.core.schedule import PathWeights
+from apt_ext.core.windows import draw_windows
 
 SOME = settings(deadline=None, max_examples=50)
 SHAPE = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
@@ -39,7 +42,8 @@ def toy(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
 def test_bijection_at_every_position(views: int, shape: tuple[int, ...], seed: int) -> None:
     """Every view's pixel is used once at each position: nothing lost, nothing doubled."""
     order = drawn(views, shape, seed)
-    assert order.shape == (views, *shape) and order.dtype == torch.int64
+    assert order.shape == (views, *shape)
+    assert order.dtype == torch.int64
     assert torch.equal(order.sort(dim=0).values, torch.arange(views).view(-1, 1, 1, 1, 1).expand(views, *shape))
 
 
@@ -61,7 +65,8 @@ def test_positions_and_channels_are_drawn_apart() -> None:
     codes = (order[0] * 9 + order[1] * 3 + order[2]).flatten()
     found, counts = codes.unique(return_counts=True)
     assert len(found) == 6
-    assert counts.min() > 0.8 * counts.sum() / 6 and counts.max() < 1.2 * counts.sum() / 6
+    assert counts.min() > 0.8 * counts.sum() / 6
+    assert counts.max() < 1.2 * counts.sum() / 6
     assert not torch.equal(order[:, :, 0], order[:, :, 1]), "the channels share their order"
     assert not torch.equal(drawn(3, (1, 4, 32, 32), seed=1), order)
     assert torch.equal(drawn(3, (1, 4, 32, 32)), order)
@@ -74,7 +79,9 @@ def test_global_random_state_is_left_alone() -> None:
     generator = torch.Generator().manual_seed(3)
     first = draw_permutations(4, (2, 2, 5, 5), generator)
     assert not torch.equal(first, draw_permutations(4, (2, 2, 5, 5), generator)), "the generator did not advance"
-    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1]) and before[2] == random.getstate()
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    assert before[2] == random.getstate()
     torch.manual_seed(2)
     assert torch.equal(drawn(4, (2, 2, 5, 5), 3), first)
 
@@ -115,9 +122,7 @@ def test_path_with_interaction_equals_the_naive_one(group: int | None, starts: l
     grid = dilated_grid((6, 12), (2, 3))
     x = noise(2, 2, 6, 12)
     orders = [(s, permutations(slice(s, min(6, s + (group or 6))), (2, 2, 3, 4))) for s in starts]
-    out = denoise_dilated(
-        toy, x, torch.ones(2, dtype=torch.float64), {}, grid, permutations=permutations, interaction_group=group, window_batch=window_batch
-    )
+    out = denoise_dilated(toy, x, torch.ones(2, dtype=torch.float64), {}, grid, permutations=permutations, interaction_group=group, window_batch=window_batch)
     torch.testing.assert_close(out, naive(x, grid, orders))
     assert not torch.allclose(out, denoise_dilated(toy, x, torch.ones(2, dtype=torch.float64), {}, grid), atol=1e-3)
 
@@ -147,4 +152,65 @@ def test_samples_do_not_exchange() -> None:
     other = x.clone()
     other[1] += 10
     first, second = (denoise_dilated(toy, v, sigma, {}, grid, blur=0.5, permutations=permutations) for v in (x, other))
-    assert torch.equal(first[0], second[0]) and not torch.allclose(first[1], second[1])
+    assert torch.equal(first[0], second[0])
+    assert not torch.allclose(first[1], second[1])
+
+
+@pytest.mark.parametrize("window_batch", [1, 2, 100])
+@pytest.mark.parametrize("group", [None, 2, 4])
+def test_conditions_keep_their_views_in_groups(group: int | None, window_batch: int) -> None:
+    """Pixels are exchanged, conditions are not: each view keeps its own, whatever group and call it falls into."""
+    grid, x = dilated_grid((9, 11), (2, 3)), noise(2, 2, 9, 11)
+    spatial = noise(2, 1, 9, 11, seed=5)
+
+    def model(v: Tensor, _: Tensor, spatial: Tensor) -> Tensor:
+        return v + spatial
+
+    out = denoise_dilated(
+        model,
+        x,
+        torch.ones(2, dtype=torch.float64),
+        {"spatial": spatial},
+        grid,
+        permutations=lambda part, shape: torch.arange(part.stop - part.start).view(-1, 1, 1, 1, 1).expand(-1, *shape),
+        interaction_group=group,
+        window_batch=window_batch,
+    )
+    torch.testing.assert_close(out, x + spatial)
+
+
+def test_fused_denoiser_hands_its_settings_on() -> None:
+    """Every setting of the wrapper reaches the path that it is for, and the step reaches the draws."""
+    x, sigma, grid = noise(2, 2, 13, 17), torch.ones(2, dtype=torch.float64), dilated_grid((13, 17), (2, 3))
+    windows = draw_windows(0, size=(13, 17), window=(6, 7), border="over")
+
+    def condition(extra: Any, batch: ViewBatch) -> Any:
+        return {"shift": extra["shift"] * (1 if batch.grid is None else 2)}
+
+    def model(v: Tensor, s: Tensor, shift: float) -> Tensor:
+        return toy(v, s) + shift
+
+    steps: list[int] = []
+
+    def interaction(step: int) -> Permutations:
+        steps.append(step)
+        return permutations
+
+    fused = FusedDenoiser(
+        model,
+        windows=lambda step: windows,
+        grid=grid,
+        weights=lambda s: PathWeights(0, 0.25, 0.5),
+        step=lambda: 5,
+        blur=1.4,
+        fill="zero",
+        feather=0.7,
+        condition=condition,
+        permutations=interaction,
+        interaction_group=2,
+    )
+    extra = {"shift": 0.3}
+    local = denoise_local(model, x, sigma, extra, windows, fill="zero", feather=0.7, condition=condition)
+    dilated = denoise_dilated(model, x, sigma, extra, grid, blur=0.7, condition=condition, permutations=permutations, interaction_group=2)
+    torch.testing.assert_close(fused(x, sigma, **extra), 0.75 * local + 0.25 * dilated)
+    assert steps == [5]

@@ -130,7 +130,9 @@ def test_schedule_is_the_snr_formula(scale: float, gamma: float, sigma_max: floa
     high = min(sigma_max, 100.0)
     sigmas = karras(steps, 0.03, high)
     out = scale_aware_sigmas(sigmas, scale, gamma, sigma_max)
-    assert out.shape == sigmas.shape and out.dtype == sigmas.dtype and out[-1] == 0
+    assert out.shape == sigmas.shape
+    assert out.dtype == sigmas.dtype
+    assert out[-1] == 0
     snr_t = 1 / sigma_max**2
     for s, got in zip(sigmas[:-1].tolist(), out[:-1].tolist(), strict=True):
         assert got == pytest.approx((snr_t + max(0.0, 1 / s**2 - snr_t) / scale ** (2 * gamma)) ** -0.5, rel=1e-9)
@@ -145,7 +147,9 @@ def test_float32_lists_never_ascend(scale: float, gamma: float, steps: int) -> N
     """Rounded to float32 two levels beside sigma_max may meet at extreme exponents, but never cross, and the top stays."""
     sigmas = karras(steps, 0.03, SIGMA_SD, torch.float32)
     out = scale_aware_sigmas(sigmas, scale, gamma, SIGMA_SD)
-    assert out.dtype == torch.float32 and out[0] == sigmas[0] and out[-1] == 0
+    assert out.dtype == torch.float32
+    assert out[0] == sigmas[0]
+    assert out[-1] == 0
     assert bool((out.diff() <= 0).all())
     if abs(gamma) * math.log(scale) <= math.log(4):
         assert bool((out.diff() < 0).all())

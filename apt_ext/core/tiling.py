@@ -13,14 +13,16 @@ from apt_ext.core.windows import Window, draw_windows, gather_windows, place_win
 __all__ = ["map_tiles"]
 
 
-def _tile_weights(height: int, width: int, trim: int, ramp: int, device: torch.device) -> Tensor:
-    """Weights of a tile: next to nothing over the outermost `trim` pixels, which saw the tile's edge, rising to one over the next `ramp`."""
+def _tile_weights(tile: Window, size: tuple[int, int], trim: int, ramp: int, device: torch.device) -> Tensor:
+    """Weights of a tile: nothing over the outermost `trim` pixels, which saw the tile's edge, rising to one over the next `ramp`; whole at the picture's border."""
 
-    def along(n: int) -> Tensor:
-        distance = torch.arange(n, dtype=torch.float32, device=device) + 0.5
-        return ((torch.minimum(distance, n - distance) - trim) / max(1, ramp)).clamp(1e-4, 1)
+    def along(start: int, length: int, end: int) -> Tensor:
+        x = torch.arange(length, dtype=torch.float32, device=device) + 0.5
+        ahead = torch.ones_like(x) if start <= 0 else ((x - trim) / ramp).clamp(0, 1)
+        behind = torch.ones_like(x) if start + length >= end else ((length - x - trim) / ramp).clamp(0, 1)
+        return torch.minimum(ahead, behind)
 
-    return along(height)[:, None] * along(width)[None, :]
+    return along(tile.top, tile.height, size[0])[:, None] * along(tile.left, tile.width, size[1])[None, :]
 
 
 def map_tiles(
@@ -39,7 +41,7 @@ def map_tiles(
         x: (B, C, H, W).
         factor: 8 for Stable Diffusion's decoder, Fraction(1, 8) for its encoder. x's sides times the factor are whole.
         tile: side of a tile in x's pixels; a picture no larger is done at once.
-        halo: overlap of neighbouring tiles in x's pixels. Half of it is thrown away, over the other half the tiles fade into each other.
+        halo: overlap of neighbouring tiles in x's pixels. A quarter of it is thrown away on each side, in the middle the tiles fade into each other.
         on_tile: told (done, total); may raise to interrupt.
 
     Returns:
@@ -68,8 +70,8 @@ def map_tiles(
         if value is None or count is None:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
             count = out.new_zeros((1, 1, *value.shape[-2:]))
-        trim = int(halo * factor) // 2
-        weight = _tile_weights(placed.height, placed.width, trim, max(1, int(halo * factor) - 2 * trim), out.device)
+        trim = int(halo * factor) // 4
+        weight = _tile_weights(placed, (value.shape[-2], value.shape[-1]), trim, max(1, int(halo * factor) - 2 * trim), out.device)
         place_windows(value, out, [placed], weight)
         place_windows(count, torch.ones_like(weight)[None, None], [placed], weight)
         on_tile(done, len(windows))

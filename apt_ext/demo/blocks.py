@@ -16,7 +16,7 @@ __all__ = ["ResBlock", "channels_last", "norm"]
 def channels_last(module: Module, device: torch.device) -> Module:
     """The module on a device, in the memory layout that convolutions are fastest in."""
     module.to(device)
-    module.to(memory_format=torch.channels_last)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
 
 

@@ -141,7 +141,7 @@ def command_generate(args: argparse.Namespace) -> int:
 def _agreement(large: Image.Image, small: Image.Image) -> float:
     """PSNR in dB between the shrunken result and the picture it came from."""
     a = np.asarray(large.resize(small.size, Image.Resampling.BOX), np.float64)
-    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a - np.asarray(small, np.float64)) ** 2))))
+    return float(10 * np.log10(255**2 / (float(np.mean((a - np.asarray(small, np.float64)) ** 2)) + 1e-9)))
 
 
 def command_demo(args: argparse.Namespace) -> int:
@@ -185,8 +185,8 @@ def command_demo(args: argparse.Namespace) -> int:
     save_png(picture.rgb, args.out / f"{stem}_input.png")
     save_png(comparison_sheet(list(shown.items())), args.out / f"{stem}_sheet.png")
     _write_json(args.out / f"{stem}_report.json", report)
-    for label, each_report in report["methods"].items():
-        print(f"{label:15} {each_report['window_evaluations']:6} window evaluations {each_report['seconds']:7.1f} s")
+    for label, made in report["methods"].items():
+        print(f"{label:15} {made['window_evaluations']:6} window evaluations {made['seconds']:7.1f} s")
     print(f"result: {args.out / f'{stem}_apt.png'}\nsheet:  {args.out / f'{stem}_sheet.png'}\nreport: {args.out / f'{stem}_report.json'}")
     return 0
 

@@ -132,7 +132,7 @@ def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: in
         torch.manual_seed(hash((name == "unet", step)) % 2**31)
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         _follow(average, model, min(0.999, (1 + step) / (10 + step)))

@@ -9,6 +9,7 @@ exponent than their r^-3, which at 64 px is indistinguishable from noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class Style:
     aspect: tuple[float, float]
     texture: float
 
+
+Plane = NDArray[np.floating[Any]]
 
 STYLES: dict[str, Style] = {
     "autumn": Style(
@@ -137,7 +140,7 @@ def make_scene(style: str, seed: int, extent: float = 1.0) -> Scene:
     return Scene(style, seed, extent, (float(r), float(g), float(b)), leaves)
 
 
-def _outline(shape: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
+def _outline(shape: str, u: Plane, v: Plane) -> Plane:
     """A level function in the leaf's own frame: negative inside, zero on the outline, slope about one across it."""
     if shape == "ellipse":
         return np.sqrt(u * u + v * v) - 1
@@ -148,7 +151,7 @@ def _outline(shape: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDAr
     return (np.abs(u) + np.abs(v) - 1) * 0.7  # diamond
 
 
-def _pattern(leaf: Leaf, u: NDArray[np.float32], v: NDArray[np.float32], blur: float) -> NDArray[np.float32]:
+def _pattern(leaf: Leaf, u: Plane, v: Plane, blur: float) -> Plane:
     """Brightness over a leaf, about zero mean.
 
     Detail finer than a pixel (`blur` = pixels over radius) fades out, so that renders of one scene at two resolutions agree.

@@ -1,0 +1,48 @@
+"""Tiled decoding and encoding: the same picture, no edges, memory by the tile."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from apt_ext.core.tiling import map_tiles
+
+KERNEL = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1)) * 0.2
+
+
+def decode(z):
+    """Grows by 4 and looks two pixels around, like a decoder without normalisation."""
+    return F.interpolate(F.conv2d(z, KERNEL, padding=2), scale_factor=4, mode="nearest")
+
+
+@pytest.mark.parametrize("size", [(40, 40), (33, 70), (17, 64), (100, 18)])
+def test_tiles_equal_the_whole_where_the_halo_covers_the_reach(size):
+    z = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(2))
+    whole, tiled = decode(z), map_tiles(decode, z, 4, tile=16, halo=8)
+    assert tiled.shape == whole.shape
+    torch.testing.assert_close(tiled, whole, atol=2e-3, rtol=0)
+
+
+def test_encoder_direction_and_progress():
+    x = torch.randn(1, 3, 96, 132, generator=torch.Generator().manual_seed(3))
+    seen = []
+    small = map_tiles(lambda v: F.avg_pool2d(v, 4), x, Fraction(1, 4), tile=48, halo=16, on_tile=lambda done, total: seen.append((done, total)))
+    torch.testing.assert_close(small, F.avg_pool2d(x, 4))
+    assert seen[-1][0] == seen[-1][1] == len(seen) > 1
+
+
+def test_a_tile_that_is_off_leaves_no_edge():
+    """Each tile a little brighter or darker than the next, as normalisation layers make them: the step must be spread out."""
+    offsets = iter([0.0, 1.0] * 50)
+    flat = map_tiles(lambda z: F.interpolate(z, scale_factor=4) + next(offsets), torch.zeros(1, 1, 16, 48), 4, tile=16, halo=8)
+    assert float(flat.max()) > 0.9
+    assert float(flat.diff(dim=-1).abs().max()) < 0.12
+
+
+def test_small_pictures_are_not_tiled_and_bad_halos_are_refused():
+    calls = []
+    map_tiles(lambda z: calls.append(z.shape) or decode(z), torch.zeros(1, 4, 16, 12), 4, tile=16, halo=8)
+    assert calls == [(1, 4, 16, 12)]
+    with pytest.raises(ValueError, match="halo 12 does not fit into tiles of 16"):
+        map_tiles(decode, torch.zeros(1, 4, 40, 40), 4, tile=16, halo=12)

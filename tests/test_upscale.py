@@ -1,0 +1,195 @@
+"""Whole jobs on a small denoiser: phases together, batches, seeds, interruption."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from apt_ext.core.cost import job_cost
+from apt_ext.core.evaluations import evaluations_per_step
+from apt_ext.core.phases import plan_phases
+from apt_ext.core.schedule import discrete_timestep
+from apt_ext.core.statistics import mean_std, statistics_shift
+from apt_ext.core.upscale import ModelFacts, enlarge, finish_phase, start_phase, upscale
+from apt_ext.demo.model import alphas_cumprod
+from apt_ext.demo.samplers import make_sampler, make_sigmas
+from apt_ext.options import Options, published
+
+SIGMAS = ((1 - alphas_cumprod()) / alphas_cumprod()) ** 0.5
+FACTS = ModelFacts((8, 8), 2, float(SIGMAS[-1]), discrete_timestep(SIGMAS))
+WEIGHT = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 0.15
+
+
+def denoiser(x, sigma, **extra):
+    """Looks at its neighbours and at the noise level, as a network would; every sample by itself."""
+    scale = (1 + sigma**2).rsqrt()[:, None, None, None]
+    return torch.tanh(torch.nn.functional.conv2d(x * scale, WEIGHT, padding=1)) + 0.3 * x * scale
+
+
+def noise_for(seeds):
+    def noise(phase, shape):
+        return torch.stack([torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed * 100 + phase.number)) for seed in seeds])
+
+    return noise
+
+
+def run(z, options, seeds, *, steps_seed=3, sampler="euler", target=(20, 24), **hooks):
+    phases = plan_phases((8, 10), (8, 10), target)
+    return upscale(
+        denoiser,
+        z,
+        z,
+        phases,
+        options,
+        FACTS,
+        sampler=lambda number: make_sampler(sampler, [seed * 10 + number for seed in seeds]),
+        evaluations=evaluations_per_step(sampler),
+        sigmas=make_sigmas("karras", options.steps, SIGMAS),
+        noise=noise_for(seeds),
+        seed=steps_seed,
+        **hooks,
+    )
+
+
+@pytest.fixture
+def latent():
+    return torch.randn(2, 4, 8, 10, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("method", ["multidiffusion", "demofusion", "accdiffusion"])
+@pytest.mark.parametrize("apt", [True, False])
+def test_every_method_reaches_the_target_reproducibly(latent, method, apt):
+    options = Options(method=method, steps=6)
+    options = options if apt else published(options)
+    one, two = (run(latent, options, [1, 2]) for _ in range(2))
+    assert one.shape == (2, 4, 20, 24)
+    assert torch.isfinite(one).all()
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, run(latent, options, [3, 4]))
+
+
+@pytest.mark.parametrize("method", ["demofusion", "accdiffusion"])
+def test_the_engine_leaves_the_global_generator_alone(latent, method):
+    """With a sampler that draws nothing: k-diffusion's Euler draws churn noise even where it uses none."""
+    before = torch.random.get_rng_state()
+    run(latent, Options(method=method, steps=6), [1, 2], sampler="dpmpp_2m")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde"])
+def test_pictures_of_a_batch_do_not_know_each_other(latent, sampler):
+    options = Options(steps=6, gamma=-0.25)
+    together = run(latent, options, [1, 2], sampler=sampler)
+    for k, seed in enumerate((1, 2)):
+        alone = run(latent[k : k + 1], options, [seed], sampler=sampler)
+        torch.testing.assert_close(together[k : k + 1], alone, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["demofusion", "accdiffusion"])
+def test_window_batch_does_not_change_the_picture(latent, method):
+    results = [run(latent, Options(method=method, steps=6, window_batch=n), [1, 2]) for n in (1, 5, 64)]
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other, atol=2e-4, rtol=0)
+
+
+def test_seed_of_the_engine_moves_the_windows(latent):
+    options = Options(steps=6)
+    assert not torch.equal(run(latent, options, [1, 2], steps_seed=3), run(latent, options, [1, 2], steps_seed=4))
+    still = Options(steps=6, jitter=0.0)
+    assert torch.equal(run(latent, still, [1, 2], steps_seed=3), run(latent, still, [1, 2], steps_seed=4))
+
+
+@pytest.mark.parametrize(("sampler", "tolerance"), [("euler", 0.02), ("dpmpp_2m", 0.02), ("euler", 0.0), ("heun", 0.0), ("dpmpp_sde", 0.0)])
+def test_the_plan_counts_what_the_run_evaluates(latent, sampler, tolerance):
+    options = Options(steps=9, tolerance=tolerance, border="over", overlap=0.25)
+    reports = []
+    run(latent, options, [1, 2], sampler=sampler, on_finished=reports.append)
+    phases = [r.phase for r in reports]
+    costs = job_cost(phases, options, FACTS, make_sigmas("karras", options.steps, SIGMAS), evaluations_per_step(sampler), seed=3)
+    assert [c.evaluations for c in costs] == [r.evaluations for r in reports]
+
+
+def test_hooks_see_phases_steps_and_views_and_may_stop(latent):
+    seen, reports = [], []
+
+    def stop_in_phase_two(_):
+        if len(reports) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            latent,
+            Options(steps=6),
+            [1, 2],
+            target=(32, 40),
+            on_phase=lambda phase, start: seen.append((phase.size, len(start.sigmas) - 1)),
+            on_step=lambda info: seen.append(info["i"]),
+            on_views=stop_in_phase_two,
+            on_finished=reports.append,
+        )
+    assert seen[0] == ((16, 20), 4)
+    assert seen[1:5] == [0, 1, 2, 3]
+    assert reports[0].latent.shape == (2, 4, 16, 20), "a finished phase has been handed over before the stop"
+
+
+def test_matching_undoes_what_enlarging_does_to_the_statistics(latent):
+    (phase,) = plan_phases((8, 10), (8, 10), (24, 30), "direct")
+    sigmas = make_sigmas("karras", 10, SIGMAS)
+    up = enlarge(latent, phase.size)
+    off, on = (start_phase(up, latent, phase, Options(matching=m, shortcut=0.5, steps=10), sigmas, FACTS) for m in (0.0, 1.0))
+    assert off.before["std"] < 0.9
+    assert off.after == off.before
+    assert on.after["std"] == pytest.approx(1, abs=1e-4)
+    assert on.after["mean"] < 1e-4
+    assert torch.equal(on.sigmas, sigmas[5:])
+
+
+def test_gamma_acts_on_the_noise_levels_and_auto_measures_it(latent):
+    (phase,) = plan_phases((8, 10), (8, 10), (32, 40), "direct")
+    sigmas = make_sigmas("karras", 10, SIGMAS)
+    up = enlarge(latent, phase.size)
+    less = start_phase(up, latent, phase, Options(gamma=-0.5, shortcut=1.0, steps=10), sigmas, FACTS).sigmas
+    assert float(less[0]) == pytest.approx(float(sigmas[0]), rel=1e-5)
+    assert (less[1:-1] < sigmas[1:-1]).all()
+    assert float(less[-2] / sigmas[-2]) == pytest.approx(4**-0.5, rel=1e-3)
+    measured = start_phase(up, latent, phase, Options(gamma="auto", steps=10), sigmas, FACTS).gamma
+    assert -1 < measured < 0  # fewer contrasts inside a window of an enlarged latent
+
+
+def test_reanchoring_stands_in_where_matching_is_off(latent):
+    z = latent * 1.7 + 0.4
+    for options, expected in (
+        (Options(), False),
+        (Options(matching=0.0), True),
+        (Options(reanchor="on"), True),
+        (Options(matching=0.0, reanchor="off"), False),
+        (Options(method="multidiffusion", matching=0.0), False),
+    ):
+        done = finish_phase(z, latent, options)
+        assert torch.equal(done, z) != expected
+        if expected:
+            for got, wanted in zip(mean_std(done), mean_std(latent), strict=True):
+                torch.testing.assert_close(got, wanted)
+
+
+def test_the_shortcut_runs_its_share_of_the_steps(latent):
+    calls = []
+    run(latent, Options(steps=50, shortcut=0.6), [1, 2], target=(16, 20), on_step=lambda info: calls.append(info["i"]))
+    assert len(calls) == 30
+
+
+def test_statistics_shift_is_in_units_of_the_reference(latent):
+    shift = statistics_shift(latent * 0.5 + 3, latent)
+    stds = mean_std(latent, (2, 3))[1]
+    means = mean_std(latent, (2, 3))[0]
+    assert shift["std"] == pytest.approx(0.5, rel=1e-5)
+    assert shift["mean"] == pytest.approx(float(((0.5 * means + 3 - means) / stds).abs().max()), rel=1e-5)
+
+
+def test_options_of_the_base_method_alone():
+    plain = published(Options(gamma=-0.5))
+    assert (plain.matching, plain.gamma, plain.shortcut) == (0, 0, 1)
+    assert published(Options(method="multidiffusion")).shortcut == 0.6
+    assert dataclasses.replace(plain, matching=1.0, gamma=-0.5, shortcut=0.6) == Options(gamma=-0.5)
+    assert not math.isnan(plain.tolerance)
