@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, StepClock
@@ -70,10 +69,11 @@ def test_more_calls_than_steps_are_refused() -> None:
         clock.tick(2.0)
 
 
-def test_an_interrupted_run_leaves_no_trace_in_the_next() -> None:
-    """A clock belongs to one run; the next run brings its own."""
-    sigmas = torch.tensor([10.0, 5.0, 2.0, 0.0])
-    clock = StepClock(sigmas.tolist(), 1)
-    assert clock.tick(10.0)
-    fresh = StepClock(sigmas.tolist(), 1)
-    assert [fresh.tick(sigma) for sigma in (10.0, 5.0, 2.0)] == [True] * 3
+def test_fewer_calls_than_steps_are_refused_at_the_end() -> None:
+    clock = StepClock([10.0, 5.0, 0.0], 2)
+    clock.tick(10.0)
+    with pytest.raises(RuntimeError, match="called the model 1 times, where its 2 steps take 3"):
+        clock.finish()
+    for sigma in (7.0, 5.0):
+        clock.tick(sigma)
+    clock.finish()

@@ -1,5 +1,7 @@
 """The plan of phases: growing sizes, the exact target at the end, clear refusals."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,7 +59,7 @@ def test_every_plan_grows_and_ends_at_the_target(rows, columns, up, across, poli
     phases = plan_phases((rows, columns), (rows, columns), target, policy)
     assert phases[-1].size == target
     sizes = [(rows, columns), *(p.size for p in phases)]
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in pairwise(sizes):
         assert large[0] >= small[0]
         assert large[1] >= small[1]
     assert len(set(sizes[1:])) == len(phases)
@@ -72,7 +74,7 @@ def test_every_plan_grows_and_ends_at_the_target(rows, columns, up, across, poli
 def test_double_never_more_than_doubles(side, ratio):
     target = round(side * ratio)
     sizes = [side, *(p.size[0] for p in plan_phases((side, side), (side, side), (target, target), "double"))]
-    assert all(b <= 2 * a + 1 for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b <= 2 * a + 1 for a, b in pairwise(sizes))
 
 
 def test_refusals_quote_the_values():

@@ -6,12 +6,13 @@ import inspect
 import math
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, StepClock, evaluations_per_step
+from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, LEAST_STEPS, StepClock, check_steps, evaluations_per_step
 from apt_ext.core.residual import PhaseDenoiser
 from apt_ext.core.schedule import PathWeights, cosine_weights, discrete_timestep
 from tests.conftest import k_sampling
@@ -85,7 +86,7 @@ class Run:
             self.mixes.append(sigma)
             return weights(sigma)
 
-        def model(x: Tensor, sigma: Tensor) -> Tensor:
+        def model(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
             self.seen.append(x.clone())
             return toy(x, sigma)
 
@@ -201,6 +202,28 @@ def test_churn(name: str, s_churn: float) -> None:
     assert made.mixes == levels
 
 
+@pytest.mark.parametrize("name", [name for name in EVALUATIONS_PER_STEP if LEAST_STEPS.get(name, 1) == 1])
+def test_one_step_to_0(name: str) -> None:
+    """The shortest list that a shortcut can leave: one call, one mix, and the result is the denoiser's answer."""
+    sigmas = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    made = Run(name, sigmas)
+    assert made.mixes == [3.0]
+    assert torch.equal(made.seen[0], mix(made.start, 3.0))
+    assert far(made.result, toy(made.seen[0], torch.full((2,), 3.0, dtype=torch.float64))) < 1e-12
+
+
+@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+def test_a_phase_too_short_for_its_sampler_is_refused(name: str) -> None:
+    """Two of k-diffusion's samplers fail on a single step to 0, with or without a residual; they are told in words before that."""
+    sigmas = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    if name in LEAST_STEPS:
+        with pytest.raises(UnboundLocalError):
+            Run(name, sigmas)
+        with pytest.raises(ValueError, match=f"sampler '{name}' needs at least 2 steps in a phase, not 1"):
+            check_steps(name, 1)
+    check_steps(name, LEAST_STEPS.get(name, 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
 def test_the_clock_bears_half_precision(name: str, dtype: torch.dtype) -> None:
@@ -211,8 +234,11 @@ def test_the_clock_bears_half_precision(name: str, dtype: torch.dtype) -> None:
         mixes.append(sigma)
         return PathWeights(0.1, 0.1, 0.1)
 
+    def half(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        return x / 2
+
     sigmas = karras(50).float()
-    phase = PhaseDenoiser(lambda x, sigma: x / 2, StepClock(sigmas.tolist(), evaluations_per_step(name)), counted, (Z_UP.to(dtype), NOISE.to(dtype)))
+    phase = PhaseDenoiser(half, StepClock(sigmas.tolist(), evaluations_per_step(name)), counted, (Z_UP.to(dtype), NOISE.to(dtype)))
     noise = SigmaNoise(SHAPE)
     run(sampler_of(name), phase, (14.6 * NOISE).to(dtype), sigmas, lambda a, b: noise(a, b).to(dtype))
     assert mixes == pytest.approx(sigmas[:-1].tolist(), rel=4e-3)

@@ -29,8 +29,13 @@ def gaussian_blur(x: Tensor, lengths: tuple[int, int], std: float, fill: str = "
 
     Returns:
         (B, C, H, W), in x's dtype.
+
+    Raises:
+        ValueError: for an even length, or a std that is not above 0.
     """
     rows, columns = lengths
+    if rows % 2 == 0 or columns % 2 == 0 or not std > 0:
+        raise ValueError(f"a blur of {rows} x {columns} pixels and std {std} cannot be made; use odd lengths and a std above 0")
     channels = x.shape[1]
     wide = extend(x.to(torch.promote_types(x.dtype, torch.float32)), rows // 2, columns // 2, rows // 2, columns // 2, fill)
     vertical = gaussian_kernel(rows, std, x.device).to(wide.dtype).view(1, 1, rows, 1).expand(channels, 1, rows, 1)

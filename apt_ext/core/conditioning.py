@@ -55,7 +55,8 @@ def _cut(value: Any, batch: ViewBatch) -> Any:
     if isinstance(value, Mapping):
         return {key: _cut(item, batch) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_cut(item, batch) for item in value)
+        items = [_cut(item, batch) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     rows, columns = batch.size

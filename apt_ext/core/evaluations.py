@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["EVALUATIONS_PER_STEP", "StepClock", "evaluations_per_step"]
+__all__ = ["EVALUATIONS_PER_STEP", "StepClock", "check_steps", "evaluations_per_step"]
 
 EVALUATIONS_PER_STEP: dict[str, int] = {
     "euler": 1,
@@ -27,6 +27,8 @@ EVALUATIONS_PER_STEP: dict[str, int] = {
 """Model calls of a step, for every sampler of `k_diffusion.sampling` that takes a list of sigmas. A last step to sigma 0 always takes one."""
 
 CHURN = 2**0.5  # k-diffusion's s_churn raises a step's first noise level by at most this factor
+ROUNDING = 4e-3  # samplers hand sigmas on in the latents' precision, and bfloat16 rounds by up to 2e-3
+LEAST_STEPS = {"dpmpp_2m_sde": 2, "dpmpp_3m_sde": 2}  # with a single step to 0 they fail inside k-diffusion
 
 
 def evaluations_per_step(sampler: str) -> int:
@@ -41,6 +43,17 @@ def evaluations_per_step(sampler: str) -> int:
     if sampler in ("dpm_fast", "dpm_adaptive"):
         raise ValueError(f"sampler {sampler!r} chooses its own noise levels, so the phases cannot set them; use one of {known}")
     raise ValueError(f"sampler {sampler!r} does not exist; use one of {known}")
+
+
+def check_steps(sampler: str, steps: int) -> None:
+    """Make sure that a phase has as many steps as the sampler needs.
+
+    Raises:
+        ValueError: where it has fewer.
+    """
+    least = LEAST_STEPS.get(sampler, 1)
+    if steps < least:
+        raise ValueError(f"sampler {sampler!r} needs at least {least} steps in a phase, not {steps}; use more steps or a larger shortcut")
 
 
 class StepClock:
@@ -72,6 +85,15 @@ class StepClock:
         self.step = self._calls[self._done]
         self._done += 1
         start = self._sigmas[self.step]
-        if first and not start * (1 - 1e-3) <= sigma <= start * CHURN * (1 + 1e-3):
+        if first and not start * (1 - ROUNDING) <= sigma <= start * CHURN * (1 + ROUNDING):
             raise RuntimeError(f"the sampler called the model at sigma {sigma:.6g}, where step {self.step + 1} begins at {start:.6g}")
         return first
+
+    def finish(self) -> None:
+        """Say that the sampler has returned.
+
+        Raises:
+            RuntimeError: where it made fewer calls than its steps take, so that some were counted to the wrong step.
+        """
+        if self._done != len(self._calls):
+            raise RuntimeError(f"the sampler called the model {self._done} times, where its {len(self._sigmas) - 1} steps take {len(self._calls)}")

@@ -129,7 +129,8 @@ def denoise_dilated(
     """
     size, samples = (x.shape[-2], x.shape[-1]), x.shape[0]
     plain = grid._replace(top=0, left=0, bottom=0, right=0)  # y and g come padded
-    y, g = blurred(x, grid, blur) if blur > 0 else (pad_to_grid(x, grid),) * 2
+    # Without the blur too, x - (x - D) is formed in float32, or a half-precision state's rounding would stay in the estimate.
+    y, g = blurred(x, grid, blur) if blur > 0 else (pad_to_grid(x.to(torch.promote_types(x.dtype, torch.float32)), grid),) * 2
     views = gather_dilated(g, plain)
     out = torch.empty_like(views)
     group = interaction_group or grid.views

@@ -134,7 +134,7 @@ def scale_aware_times(t: Tensor, scale: float, gamma: float) -> Tensor:
     if gamma == 0 or scale == 1:
         return t
     r = scale**gamma
-    return r * t / (1 + (r - 1) * t)
+    return r * t / (r * t + (1 - t))  # the same, but exact at 0 and at 1
 
 
 def window_std(z: Tensor, window: tuple[int, int]) -> float:
@@ -173,4 +173,6 @@ def shortcut_start(steps: int, fraction: float) -> int:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"shortcut {fraction} is out of range; use a number above 0 and up to 1 (1 runs every step)")
+    if steps < 1:
+        raise ValueError(f"a schedule of {steps} steps cannot be shortened; use at least one")
     return min(steps - 1, round((1 - fraction) * steps))

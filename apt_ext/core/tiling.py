@@ -14,7 +14,7 @@ __all__ = ["map_tiles"]
 
 
 def _tile_weights(tile: Window, size: tuple[int, int], trim: int, ramp: int, device: torch.device) -> Tensor:
-    """Weights of a tile: nothing over the outermost `trim` pixels, which saw the tile's edge, rising to one over the next `ramp`; whole at the picture's border."""
+    """Weights of a tile: nothing over the outermost `trim` pixels, which saw its edge, then rising to one over `ramp`; whole at the picture's border."""
 
     def along(start: int, length: int, end: int) -> Tensor:
         x = torch.arange(length, dtype=torch.float32, device=device) + 0.5

@@ -240,6 +240,7 @@ def upscale(
         model_of_phase = phase_denoiser(denoiser, start, n, phase, options, model, evaluations=evaluations, seed=seed, condition=condition, on_views=count)
         x = start.z_up + start.sigmas[0] * n
         x = sampler(phase.number)(model_of_phase, x, start.sigmas, extra_args=extra or {}, callback=on_step)
+        model_of_phase.clock.finish()
         z = finish_phase(x, reference, options)
         if on_finished:
             on_finished(PhaseReport(phase, z, start, done))

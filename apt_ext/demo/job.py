@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from apt_ext.core.cost import PhaseCost, job_cost
-from apt_ext.core.evaluations import evaluations_per_step
+from apt_ext.core.evaluations import check_steps, evaluations_per_step
 from apt_ext.core.phases import Phase, base_size, plan_phases
 from apt_ext.core.upscale import PhaseReport, PhaseStart, upscale
 from apt_ext.demo.autoencoder import FACTOR
@@ -115,7 +115,9 @@ def plan_job(model: LeavesModel, source: Source, job: Job) -> tuple[list[Phase],
     policy = job.options.phase_ratios() or job.options.phases
     phases = plan_phases((source.base.shape[-2], source.base.shape[-1]), (rows, columns), target, policy)
     sigmas = make_sigmas(job.schedule, job.options.steps, model.sigmas)
-    return phases, job_cost(phases, job.options, model.facts, sigmas, evaluations_per_step(job.sampler), job.seed), sigmas
+    costs = job_cost(phases, job.options, model.facts, sigmas, evaluations_per_step(job.sampler), job.seed)
+    check_steps(job.sampler, costs[0].steps)
+    return phases, costs, sigmas
 
 
 def show(model: LeavesModel, source: Source, latent: Tensor, scale: float) -> Image.Image:
