@@ -107,6 +107,13 @@ def make_parser() -> argparse.ArgumentParser:
     scene.add_argument("--seed", type=int, default=1)
     scene.add_argument("--size", type=int, default=256, help="side in pixels; %(default)s")
     _add_output(scene)
+
+    samples = commands.add_parser("samples", help="lay pictures that the model makes beside real ones, style by style")
+    samples.add_argument("--count", type=int, default=8, help="pictures of each style; %(default)s")
+    samples.add_argument("--seed", type=int, default=1)
+    samples.add_argument("--guidance", type=_number, default=Job().guidance)
+    samples.add_argument("--device", default="auto")
+    _add_output(samples)
     return parser
 
 
@@ -131,6 +138,7 @@ def variants(job: Job) -> dict[str, Job]:
     plain = published(job.options)
     return {
         "MultiDiffusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="multidiffusion", shortcut=0.6)),
-        "DemoFusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="demofusion", shortcut=1.0)),
+        # As in its own code: zeros beyond the border, and both paths evaluated at every step.
+        "DemoFusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="demofusion", shortcut=1.0, fill="zero", tolerance=0.0)),
         "APT": job,
     }

@@ -1,4 +1,4 @@
-"""The commands: demo, upscale, generate, plan, scene."""
+"""The commands: demo, upscale, generate, plan, scene, samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from apt_ext.demo.job import Job, Outcome, Source, from_picture, from_style, pea
 from apt_ext.demo.model import LeavesModel, alphas_cumprod, load_model
 from apt_ext.demo.pictures import Picture, check_folder, load_picture, save_png, write_whole
 from apt_ext.demo.samplers import make_sigmas
-from apt_ext.demo.sheet import comparison_sheet
+from apt_ext.demo.sheet import comparison_sheet, samples_sheet
 from apt_ext.demo.world import make_scene, render
 
 __all__ = ["main"]
@@ -76,12 +76,13 @@ def _report(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
         "phases": outcome.phases,
         "window_evaluations": sum(phase["window_evaluations"] for phase in outcome.phases),
         "seconds": round(outcome.seconds, 2),
-        "peak_memory_mib": round(memory) if (memory := peak_memory_mib()) is not None else None,
     }
 
 
-def _versions(model: LeavesModel) -> dict[str, str]:
-    return {"apt_ext": __version__, "torch": torch.__version__, "device": str(model.device)}
+def _machine(model: LeavesModel) -> dict[str, Any]:
+    memory = peak_memory_mib()
+    versions = {"apt_ext": __version__, "torch": torch.__version__, "device": str(model.device)}
+    return {"versions": versions, "peak_memory_mib": None if memory is None else round(memory)}
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
@@ -110,7 +111,7 @@ def _enlarge(args: argparse.Namespace, model: LeavesModel, source: Source, job: 
         return 130
     result = args.out / f"{name}.png"
     save_png(_with_alpha(show(model, source, outcome.latent, job.scale), alpha), result, _text(job))
-    _write_json(args.out / f"{name}.json", _report(job, source, outcome) | {"versions": _versions(model)})
+    _write_json(args.out / f"{name}.json", _report(job, source, outcome) | _machine(model))
     for path in [] if args.keep_phases else kept:
         path.unlink()
     print(f"{result} ({outcome.seconds:.0f} s)")
@@ -166,7 +167,7 @@ def command_demo(args: argparse.Namespace) -> int:
         plan_job(model, source, each)
     size = (round(picture.rgb.width * job.scale), round(picture.rgb.height * job.scale))
     shown = {"input": picture.rgb.resize(size, Image.Resampling.NEAREST), "bicubic": picture.rgb.resize(size, Image.Resampling.BICUBIC)}
-    report: dict[str, Any] = {"versions": _versions(model), "methods": {}}
+    made: dict[str, dict[str, Any]] = {}
     for label, each in jobs.items():
         _announce(model, source, each)
         try:
@@ -178,15 +179,15 @@ def command_demo(args: argparse.Namespace) -> int:
         image = show(model, source, outcome.latent, job.scale)
         save_png(_with_alpha(image.copy(), picture.alpha), args.out / f"{stem}_{label.lower()}.png", _text(each))
         shown[label] = image
-        report["methods"][label] = _report(each, source, outcome) | {"agreement_with_input_db": round(_agreement(image, picture.rgb), 2)}
+        made[label] = _report(each, source, outcome) | {"agreement_with_input_db": round(_agreement(image, picture.rgb), 2)}
     if truth is not None:
         shown[f"true {job.scale:g}x"] = truth
         save_png(truth, args.out / f"{stem}_true.png")
     save_png(picture.rgb, args.out / f"{stem}_input.png")
     save_png(comparison_sheet(list(shown.items())), args.out / f"{stem}_sheet.png")
-    _write_json(args.out / f"{stem}_report.json", report)
-    for label, made in report["methods"].items():
-        print(f"{label:15} {made['window_evaluations']:6} window evaluations {made['seconds']:7.1f} s")
+    _write_json(args.out / f"{stem}_report.json", {"methods": made} | _machine(model))
+    for label, facts in made.items():
+        print(f"{label:15} {facts['window_evaluations']:6} window evaluations {facts['seconds']:7.1f} s")
     print(f"result: {args.out / f'{stem}_apt.png'}\nsheet:  {args.out / f'{stem}_sheet.png'}\nreport: {args.out / f'{stem}_report.json'}")
     return 0
 
@@ -222,6 +223,18 @@ def command_plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def command_samples(args: argparse.Namespace) -> int:
+    if not 1 <= args.count <= 64:
+        raise ValueError(f"count {args.count} is out of range; use 1 to 64")
+    check_folder(args.out)
+    model = load_model(device=_device(args.device))
+    job = Job(style="autumn", sampler="dpmpp_2m", schedule="karras", seed=args.seed, guidance=args.guidance)
+    path = args.out / "samples.png"
+    save_png(samples_sheet(model, job, args.count), path)
+    print(path)
+    return 0
+
+
 def command_scene(args: argparse.Namespace) -> int:
     if not 16 <= args.size <= 4096:
         raise ValueError(f"size {args.size} is out of range; use 16 to 4096")
@@ -235,7 +248,14 @@ def command_scene(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"demo": command_demo, "upscale": command_upscale, "generate": command_generate, "plan": command_plan, "scene": command_scene}
+COMMANDS = {
+    "demo": command_demo,
+    "upscale": command_upscale,
+    "generate": command_generate,
+    "plan": command_plan,
+    "scene": command_scene,
+    "samples": command_samples,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

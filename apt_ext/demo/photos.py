@@ -1,6 +1,6 @@
 """The photographs behind the style "photo": those that scikit-image and scikit-learn carry inside their packages.
 
-They are only needed for training, never at run time. Sources and licences are in `weights/MODEL_CARD.md`.
+Only those with a clear free licence; sources and licences are in `weights/MODEL_CARD.md`. They are needed for training, never at run time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ PHOTOS: dict[str, tuple[str, ...]] = {
         "grass.png",
         "gravel.png",
         "hubble_deep_field.jpg",
-        "motorcycle_left.png",
-        "rocket.jpg",
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }

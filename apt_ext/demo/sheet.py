@@ -1,13 +1,18 @@
-"""The side-by-side sheet: whole pictures in one row, magnified crops of the same places below."""
+"""Sheets to look at: results side by side with magnified crops, and the model's own pictures beside real ones."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["busiest_places", "comparison_sheet"]
+from apt_ext.demo.job import Job, from_style, show
+from apt_ext.demo.model import LeavesModel
+from apt_ext.demo.world import STYLES, make_scene, render
+
+__all__ = ["busiest_places", "comparison_sheet", "samples_sheet"]
 
 MARGIN, LABEL = 12, 30
 PAPER, INK, FRAMES = (250, 249, 246), (40, 40, 40), ((214, 48, 49), (9, 132, 227), (225, 112, 0))
@@ -56,4 +61,29 @@ def comparison_sheet(pictures: Sequence[tuple[str, Image.Image]], *, crops: int 
             crop = picture.crop((x, y, x + side, y + side)).resize((cell, cell), Image.Resampling.NEAREST)
             sheet.paste(crop, (left, top))
             draw.rectangle([left, top, left + cell - 1, top + cell - 1], outline=FRAMES[k % len(FRAMES)], width=2)
+    return sheet
+
+
+def samples_sheet(model: LeavesModel, job: Job, count: int, side: int = 128) -> Image.Image:
+    """For each style a row of real scenes, where the world has it, and a row of pictures that the model made.
+
+    Args:
+        job: sampler, schedule, guidance and first seed. `count`: pictures in a row. `side`: of a picture on the sheet, in pixels.
+    """
+    rows: list[tuple[str, list[Image.Image]]] = []
+    for style in model.styles:
+        seeds = [job.seed + k for k in range(count)]
+        if style in STYLES:
+            # Seeds that the training never used: its own begin at a million.
+            rows.append((f"{style}, real", [Image.fromarray(render(make_scene(style, seed), 64)) for seed in seeds]))
+        sources = [from_style(model, dataclasses.replace(job, style=style, seed=seed)) for seed in seeds]
+        rows.append((f"{style}, made", [show(model, source, source.latent, 1.0) for source in sources]))
+    label = 130
+    sheet = Image.new("RGB", (label + count * (side + 4), len(rows) * (side + 4) + 4), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for k, (name, pictures) in enumerate(rows):
+        top = 4 + k * (side + 4)
+        draw.text((8, top + side // 2 - 8), name, fill=INK, font=font)
+        for n, picture in enumerate(pictures):
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (label + n * (side + 4), top))
     return sheet

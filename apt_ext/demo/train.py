@@ -47,11 +47,11 @@ class Recipe:
     seed: int = 1
     scenes_per_style: int = 200
     photo_share: float = 0.22
-    autoencoder_steps: int = 2600
+    autoencoder_steps: int = 2000
     autoencoder_batch: int = 32
     autoencoder_rate: float = 1.5e-3
     latents: int = 48_000
-    unet_steps: int = 4600
+    unet_steps: int = 3600
     unet_batch: int = 128
     unet_rate: float = 6e-4
     style_dropout: float = 0.15

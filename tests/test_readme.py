@@ -1,0 +1,28 @@
+"""The README's example runs, and what it names exists."""
+
+import re
+from pathlib import Path
+
+from apt_ext.demo.arguments import make_parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "torch.Size([1, 4, 128, 192])\n"
+
+
+def test_every_command_parses():
+    lines = re.findall(r"python -m apt_ext ([a-z].*?)(?: {2,}#.*)?$", README, re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        make_parser().parse_args(line.split())
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert len(links) >= 4
+    assert [link for link in links if not (ROOT / link).exists()] == []
