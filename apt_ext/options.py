@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name), field.metadata)
+            _check(field.name, getattr(self, field.name), field.metadata, whole=isinstance(field.default, int))
         if self.phases not in PHASE_POLICIES:
             self.phase_ratios()
 
@@ -67,7 +68,7 @@ class Options:
         if self.phases in PHASE_POLICIES:
             return ()
         try:
-            ratios = tuple(float(part) for part in self.phases.split(","))
+            ratios = tuple(float(part) for part in str(self.phases).split(","))
         except ValueError:
             ratios = ()
         if not ratios or not all(math.isfinite(r) and r >= 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
@@ -76,7 +77,7 @@ class Options:
         return ratios
 
 
-def _check(name: str, value: Any, limits: Any) -> None:
+def _check(name: str, value: Any, limits: Mapping[str, Any], whole: bool) -> None:
     shown = name.replace("_", " ")
     if "choices" in limits:
         if value not in limits["choices"]:
@@ -84,10 +85,10 @@ def _check(name: str, value: Any, limits: Any) -> None:
     elif "least" in limits:
         if value == limits.get("word"):
             return
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not number or not limits["least"] <= value <= limits["most"]:
             other = f" or {limits['word']!r}" if "word" in limits else ""
-            raise ValueError(f"{shown} {value!r} is out of range; use a number from {limits['least']} to {limits['most']}{other}")
+            raise ValueError(f"{shown} {value!r} is out of range; use a {'whole ' if whole else ''}number from {limits['least']} to {limits['most']}{other}")
 
 
 def settings() -> dict[str, dataclasses.Field[Any]]:

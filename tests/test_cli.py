@@ -120,7 +120,7 @@ def test_plan_says_what_demofusion_costs(capsys):
 BAD = [
     (["upscale", "missing.png"], "picture 'missing.png' does not exist"),
     (["upscale", "{text}"], "is not a picture in a format that can be read"),
-    (["upscale", "{dot}"], "is 1 x 1 pixels; use sides from 16 to 4096"),
+    (["upscale", "{dot}"], "is 1 x 1 pixels; use sides from 16 to 16384"),
     (["upscale", "{picture}", "--scale", "0.5"], "scale 0.5 is out of range; use a number above 1 and up to 16"),
     (["upscale", "{picture}", "--scale", "1000"], "scale 1000.0 is out of range"),
     (["upscale", "{picture}", "--scale", "nan"], "'nan' is not a finite number"),

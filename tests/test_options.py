@@ -23,7 +23,8 @@ from apt_ext.options import Options, blur_of, settings
         ({"phases": "2,1"}, "phases '2,1' is neither one of"),
         ({"phases": "one,two"}, "phases 'one,two' is neither one of"),
         ({"phases": "nan"}, "phases 'nan' is neither one of"),
-        ({"steps": 0}, "steps 0 is out of range"),
+        ({"steps": 0}, "steps 0 is out of range; use a whole number from 1 to 1000"),
+        ({"steps": 4.5}, "steps 4.5 is out of range; use a whole number"),
     ],
 )
 def test_bad_values_are_refused_in_one_sentence(values, message):

@@ -93,7 +93,7 @@ def test_refusals_name_the_file_and_the_reason(tmp_path):
         "missing.png": "does not exist",
         "text.png": "is not a picture",
         "damaged.png": "cannot be read",
-        "huge.png": "is 30000 x 30000 pixels; use sides from 16 to 4096",
+        "huge.png": "is 30000 x 30000 pixels; use sides from 16 to 16384",
         "dot.png": "is 1 x 1 pixels",
         ".": "does not exist",
     }.items():

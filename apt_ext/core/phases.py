@@ -60,8 +60,9 @@ def plan_phases(base: Size, start: Size, target: Size, policy: str | Sequence[fl
         base: the size at which the model composes, the unit of scales.
         start: the size of the latent that the first phase enlarges; often the base.
         target: the size of the last phase, exactly.
-        policy: "progressive" goes by base x 2, x 3, ..., with the last step up to 1.5 (DemoFusion); "double" by equal factors of at
-            most 2; "direct" in one phase; a sequence gives the ratios to the base, the target being added where it is missing.
+        policy: "progressive" goes by the start x 2, x 3, ... (DemoFusion, which starts from the base), the last one taking up what is
+            left; "double" by equal factors of at most 2; "direct" in one phase; a sequence gives the ratios to the base, the target
+            being added where it is missing.
 
     Returns:
         At least one phase, of strictly growing size; one at the starting size itself where the target is no larger.
@@ -78,7 +79,7 @@ def plan_phases(base: Size, start: Size, target: Size, policy: str | Sequence[fl
         count = math.ceil(math.log2(last / first) - 1e-9)
         ratios = [first * (last / first) ** (k / count) for k in range(1, count)]
     elif policy == "progressive":
-        ratios = [float(k) for k in range(math.floor(first + 0.5) + 1, math.floor(last) + 1) if k <= last - 0.5]
+        ratios = [first * k for k in range(2, math.floor(last / first) + 1) if k <= last / first - 0.5]
     elif isinstance(policy, str):
         raise ValueError(f"phase policy {policy!r} does not exist; use progressive, double, direct or a list of ratios")
     else:

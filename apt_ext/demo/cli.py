@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from apt_ext.core.schedule import discrete_timestep
 from apt_ext.core.upscale import ModelFacts, PhaseReport
 from apt_ext.demo.arguments import job_from, make_parser, variants
 from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.job import Job, Outcome, Source, from_picture, from_style, peak_memory_mib, plan_job, run_job, settings_of, show
+from apt_ext.demo.job import Job, Outcome, Source, from_picture, from_style, peak_memory_mib, plan_job, run_job, seconds_per_view, settings_of, show
 from apt_ext.demo.model import LeavesModel, alphas_cumprod, load_model
 from apt_ext.demo.pictures import Picture, check_folder, load_picture, save_png, write_whole
 from apt_ext.demo.samplers import make_sigmas
@@ -31,7 +33,7 @@ from apt_ext.demo.world import make_scene, render
 __all__ = ["main"]
 
 LIMITS = (
-    "The embedded model is small and was trained on procedural leaves and a dozen photographs: it adds texture of that kind, "
+    "The embedded model is small and was trained on procedural leaves and ten photographs: it adds texture of that kind, "
     "it does not know what your picture shows. It demonstrates the method; for real detail use the method with Stable Diffusion."
 )
 DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "autumn", 20, (1.5, 1.0)  # the extent in views, across and down
@@ -61,10 +63,15 @@ def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
     return image
 
 
-def _announce(model: LeavesModel, source: Source, job: Job) -> None:
-    phases, costs, _ = plan_job(model, source, job)
-    sizes = ", ".join(f"{p.size[1] * FACTOR}x{p.size[0] * FACTOR}" for p in phases)
-    print(f"{source.pixels[0]}x{source.pixels[1]} px, phases {sizes}: {sum(c.evaluations for c in costs)} window evaluations", file=sys.stderr)
+def _announce(model: LeavesModel, source: Source, jobs: Sequence[Job]) -> None:
+    """Say what will be done and about how long it takes, before it begins."""
+    for job in jobs:
+        phases, costs, _ = plan_job(model, source, job)
+        views = sum(cost.evaluations for cost in costs)
+        sizes = ", ".join(f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}" for phase in phases)
+        minutes = views * seconds_per_view(model, job) / 60
+        took = f"about {minutes:.0f} minutes" if minutes > 1.5 else f"about {60 * minutes:.0f} seconds"
+        print(f"{job.options.method}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
 
 
 def _report(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def _write_json(path: Path, report: dict[str, Any]) -> None:
 
 def _enlarge(args: argparse.Namespace, model: LeavesModel, source: Source, job: Job, stem: str, alpha: Image.Image | None) -> int:
     """One job with its files: the phases as they are finished, then the result and its report."""
-    _announce(model, source, job)
+    _announce(model, source, [job])
     name = f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x"
     kept: list[Path] = []
 
@@ -103,14 +110,14 @@ def _enlarge(args: argparse.Namespace, model: LeavesModel, source: Source, job: 
         save_png(_with_alpha(show(model, source, report.latent, scale), alpha), path, _text(job))
         kept.append(path)
 
+    result = args.out / f"{name}.png"
     try:
         outcome = run_job(model, source, job, quiet=args.quiet, on_finished=save_phase)
+        save_png(_with_alpha(show(model, source, outcome.latent, job.scale), alpha), result, _text(job))
     except KeyboardInterrupt:
         left = f"the last finished phase is {kept[-1]}" if kept else "no phase was finished, so nothing was written"
         print(f"apt_ext: stopped; {left}", file=sys.stderr)
         return 130
-    result = args.out / f"{name}.png"
-    save_png(_with_alpha(show(model, source, outcome.latent, job.scale), alpha), result, _text(job))
     _write_json(args.out / f"{name}.json", _report(job, source, outcome) | _machine(model))
     for path in [] if args.keep_phases else kept:
         path.unlink()
@@ -139,6 +146,18 @@ def command_generate(args: argparse.Namespace) -> int:
     return _enlarge(args, model, source, job, stem, None)
 
 
+def _shrink(picture: Picture) -> Picture:
+    """A picture larger than the model composes at once, brought to that size: three methods on the whole of it would take hours."""
+    width, height = picture.rgb.size
+    ratio = math.sqrt(DEMO_EXTENT[0] * DEMO_EXTENT[1] * 64 * 64 / (width * height))
+    if ratio >= 1:
+        return picture
+    size = (max(16, round(width * ratio)), max(16, round(height * ratio)))
+    print(f"apt_ext demo: {width}x{height} px shrunk to {size[0]}x{size[1]}; to enlarge the picture itself, use the command upscale", file=sys.stderr)
+    alpha = picture.alpha and picture.alpha.resize(size, Image.Resampling.LANCZOS)
+    return Picture(picture.rgb.resize(size, Image.Resampling.LANCZOS), alpha)
+
+
 def _agreement(large: Image.Image, small: Image.Image) -> float:
     """PSNR in dB between the shrunken result and the picture it came from."""
     a = np.asarray(large.resize(small.size, Image.Resampling.BOX), np.float64)
@@ -156,20 +175,18 @@ def command_demo(args: argparse.Namespace) -> int:
         stem = "scene"
     else:
         job = job_from(args, "photo")
-        picture, stem = load_picture(args.image), Path(args.image).stem
+        picture, stem = _shrink(load_picture(args.image)), Path(args.image).stem
     check_folder(args.out)
     model = load_model(device=_device(args.device))
     model.style_index(job.style)
     source = from_picture(model, picture.rgb)
     print(LIMITS, file=sys.stderr)
     jobs = variants(job)
-    for each in jobs.values():
-        plan_job(model, source, each)
+    _announce(model, source, list(jobs.values()))
     size = (round(picture.rgb.width * job.scale), round(picture.rgb.height * job.scale))
     shown = {"input": picture.rgb.resize(size, Image.Resampling.NEAREST), "bicubic": picture.rgb.resize(size, Image.Resampling.BICUBIC)}
     made: dict[str, dict[str, Any]] = {}
     for label, each in jobs.items():
-        _announce(model, source, each)
         try:
             outcome = run_job(model, source, each, title=f"{label} ", quiet=args.quiet)
         except KeyboardInterrupt:

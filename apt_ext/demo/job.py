@@ -19,12 +19,25 @@ from apt_ext.core.evaluations import check_steps, evaluations_per_step
 from apt_ext.core.phases import Phase, base_size, plan_phases
 from apt_ext.core.upscale import PhaseReport, PhaseStart, upscale
 from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.model import LeavesModel
+from apt_ext.demo.model import NATIVE, LeavesModel
 from apt_ext.demo.pictures import to_picture, to_tensor
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.options import Options
 
-__all__ = ["MAX_OUTPUT", "Job", "Outcome", "Source", "from_picture", "from_style", "peak_memory_mib", "plan_job", "run_job", "settings_of", "show"]
+__all__ = [
+    "MAX_OUTPUT",
+    "Job",
+    "Outcome",
+    "Source",
+    "from_picture",
+    "from_style",
+    "peak_memory_mib",
+    "plan_job",
+    "run_job",
+    "seconds_per_view",
+    "settings_of",
+    "show",
+]
 
 MAX_OUTPUT = 8192
 
@@ -49,6 +62,14 @@ class Job:
         if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 30):
             raise ValueError(f"guidance {self.guidance} is out of range; use 0 to 30")
         evaluations_per_step(self.sampler)
+
+
+def _stream(seed: int, kind: int, number: int = 0) -> int:
+    """Seed of one of a job's noise streams. Starting noise and a sampler's own noise must never be drawn from equal seeds."""
+    return (seed * 4 + kind) * 4096 + number
+
+
+BASE_NOISE, BASE_SAMPLER, PHASE_NOISE, PHASE_SAMPLER = range(4)
 
 
 @dataclass(frozen=True)
@@ -90,12 +111,12 @@ def from_picture(model: LeavesModel, image: Image.Image) -> Source:
 
 def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, int] = (16, 16)) -> Source:
     """Let the model make a picture of its own in the job's style, (rows, columns) in latent pixels."""
-    generator = torch.Generator().manual_seed(job.seed)
+    generator = torch.Generator().manual_seed(_stream(job.seed, BASE_NOISE))
     sigmas = make_sigmas(job.schedule, steps, model.sigmas)
     x = torch.randn((1, 4, *size), generator=generator) * sigmas[0]
     style = torch.tensor([model.style_index(job.style)], device=model.device)
     with torch.no_grad():
-        z = make_sampler(job.sampler, [job.seed])(
+        z = make_sampler(job.sampler, [_stream(job.seed, BASE_SAMPLER)])(
             model.denoiser(job.guidance), x.to(model.device), sigmas.to(model.device), extra_args={"style": style}, callback=lambda info: None
         )
     return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), (size[1] * FACTOR, size[0] * FACTOR))
@@ -118,6 +139,17 @@ def plan_job(model: LeavesModel, source: Source, job: Job) -> tuple[list[Phase],
     costs = job_cost(phases, job.options, model.facts, sigmas, evaluations_per_step(job.sampler), job.seed)
     check_steps(job.sampler, costs[0].steps)
     return phases, costs, sigmas
+
+
+def seconds_per_view(model: LeavesModel, job: Job) -> float:
+    """How long this machine takes for one window evaluation, from a single timed call."""
+    denoiser, n = model.denoiser(job.guidance), job.options.window_batch
+    x, sigma, style = torch.zeros((n, 4, *NATIVE), device=model.device), torch.ones(n, device=model.device), torch.zeros(n, device=model.device)
+    with torch.no_grad():
+        for _ in range(2):  # the first call warms up
+            started = time.perf_counter()
+            float(denoiser(x, sigma, style=style.long()).sum())
+    return (time.perf_counter() - started) / n
 
 
 def show(model: LeavesModel, source: Source, latent: Tensor, scale: float) -> Image.Image:
@@ -174,7 +206,7 @@ def run_job(
             on_finished(report, len(phases))
 
     def noise(phase: Phase, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(job.seed * 4096 + phase.number))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(_stream(job.seed, PHASE_NOISE, phase.number)))
 
     style = torch.tensor([model.style_index(job.style)], device=model.device)
     try:
@@ -186,7 +218,7 @@ def run_job(
                 phases,
                 job.options,
                 model.facts,
-                sampler=lambda number: make_sampler(job.sampler, [job.seed * 4096 + number]),
+                sampler=lambda number: make_sampler(job.sampler, [_stream(job.seed, PHASE_SAMPLER, number)]),
                 evaluations=evaluations_per_step(job.sampler),
                 sigmas=sigmas.to(model.device),
                 noise=noise,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["MAX_SIDE", "MIN_SIDE", "Picture", "check_folder", "load_picture", "save_png", "to_picture", "to_tensor", "write_whole"]
 
-MIN_SIDE, MAX_SIDE = 16, 4096
+MIN_SIDE, MAX_SIDE = 16, 16384
 
 
 class Picture(NamedTuple):
