@@ -1,0 +1,120 @@
+"""Which words a local window keeps of its prompt: from cross-attention maps to masks to windows.
+
+Source: AccDiffusion (Lin et al., ECCV 2024), section 3.2, "Patch-Content-Aware Prompt".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apt_ext.core.windows import Window
+
+__all__ = ["kept_words", "open_masks", "token_masks", "window_shares", "word_masks"]
+
+
+def open_masks(masks: Tensor, times: int) -> Tensor:
+    """Morphological opening: specks and thin bridges go, larger shapes stay.
+
+    Args:
+        masks: (T, h, w) bool.
+        times: how often the 3 x 3 square erodes, and then dilates. What lies beyond the border does neither.
+
+    Returns:
+        (T, h, w) bool.
+    """
+    x = masks.float()
+    for _ in range(times):
+        x = -F.max_pool2d(-x, 3, stride=1, padding=1)
+    for _ in range(times):
+        x = F.max_pool2d(x, 3, stride=1, padding=1)
+    return x > 0.5
+
+
+def token_masks(maps: Tensor, times: int | None = None) -> Tensor:
+    """Where each token is seen in the picture.
+
+    Args:
+        maps: (T, h, w) cross-attention of T tokens, averaged over heads, layers and steps. Need not be square.
+        times: how often the masks are opened; a sixteenth of the shorter side when left out.
+
+    Returns:
+        (T, h, w) bool: above the token's own mean, and opened.
+    """
+    above = maps > maps.mean(dim=(1, 2), keepdim=True)
+    return open_masks(above, min(maps.shape[1:]) // 16 if times is None else times)
+
+
+def word_masks(masks: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
+    """Masks of words that are made of several tokens: a word is where any of its tokens is.
+
+    Args:
+        masks: (T, h, w) bool. `words`: indices of each word's tokens.
+
+    Returns:
+        (number of words, h, w) bool.
+
+    Raises:
+        ValueError: for a word without tokens, or with a token that has no mask.
+    """
+    for word in words:
+        if not word or not all(0 <= token < len(masks) for token in word):
+            raise ValueError(f"word tokens {list(word)} must name at least one of the {len(masks)} masks")
+    if not words:
+        return masks.new_zeros((0, *masks.shape[1:]))
+    return torch.stack([masks[list(word)].any(dim=0) for word in words])
+
+
+def window_shares(masks: Tensor, windows: Sequence[Window], size: tuple[int, int], visible: bool = True) -> Tensor:
+    """How much of each window a mask covers.
+
+    Args:
+        masks: (T, h, w) bool, stretched to the latent by nearest neighbours.
+        windows: k windows of a latent.
+        size: (rows, columns) of that latent.
+        visible: a window that reaches over the border is judged by the part that shows the picture. AccDiffusion's own code takes
+            the whole window, so that its outer windows lose words; False does the same.
+
+    Returns:
+        (T, k) float64 in 0..1.
+
+    Raises:
+        ValueError: for a window that shows nothing of the picture.
+    """
+    rows, columns = size
+    wide = masks.double()
+    wide = wide[:, torch.arange(rows) * masks.shape[1] // rows][:, :, torch.arange(columns) * masks.shape[2] // columns]
+    # Sums over rectangles from one table of running sums.
+    table = F.pad(wide.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    shares = []
+    for window in windows:
+        top, bottom = max(0, window.top), min(rows, window.top + window.height)
+        left, right = max(0, window.left), min(columns, window.left + window.width)
+        if top >= bottom or left >= right:
+            raise ValueError(f"{window} shows nothing of a latent of {rows} x {columns} pixels")
+        covered = table[:, bottom, right] - table[:, top, right] - table[:, bottom, left] + table[:, top, left]
+        shares.append(covered / ((bottom - top) * (right - left) if visible else window.height * window.width))
+    return torch.stack(shares, dim=1)
+
+
+def kept_words(shares: Tensor, threshold: float = 0.3) -> list[list[int]]:
+    """The words that each window keeps, in the prompt's order.
+
+    Args:
+        shares: (T, k), from `window_shares`. `threshold`: c; words that cover less of a window are dropped from it.
+
+    Returns:
+        k lists of word indices. A window that would keep none keeps them all, since an empty prompt says nothing about it;
+        AccDiffusion's own code leaves it empty.
+
+    Raises:
+        ValueError: for a threshold outside 0..1.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold} is out of range; use 0 to 1")
+    everything = list(range(len(shares)))
+    kept = (shares >= threshold).T.tolist()
+    return [[index for index, keep in enumerate(window) if keep] or everything for window in kept]
