@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGE ?=
 ARGS ?=
+# For torch without CUDA on Linux: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 
 .PHONY: demo test lint train clean
 
@@ -25,6 +27,7 @@ train: $(VENV)/.demo
 
 $(VENV)/.demo: requirements/demo.txt requirements/alone.txt
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $(shell grep ^torch== requirements/demo.txt))
 	$(BIN)/pip install -r requirements/demo.txt
 	$(BIN)/pip install --no-deps -r requirements/alone.txt
 	touch $@

@@ -8,5 +8,8 @@ if __name__ == "__main__":
     try:
         from apt_ext.demo.cli import main
     except ImportError as error:
-        sys.exit(f"apt_ext: {error}; install what the demo needs first, see README.md")
+        print(f"apt_ext: {error}; install what the demo needs first, see README.md", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(main())

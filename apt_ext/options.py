@@ -1,4 +1,4 @@
-"""Every setting that changes the picture, once: the command line, the page, infotexts and the API are made from this dataclass."""
+"""Every setting of the method, once: the command line, the page, infotexts and the API are made from this dataclass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["METHODS", "PHASE_POLICIES", "Options", "blur_of", "published", "settings"]
+__all__ = ["BORDERS", "FILLS", "METHODS", "PHASE_POLICIES", "Options", "blur_of", "published", "settings"]
 
 METHODS = ("multidiffusion", "demofusion", "accdiffusion")
 PHASE_POLICIES = ("progressive", "double", "direct")
+BORDERS = ("inside", "over")
+FILLS = ("reflect", "zero")
 METHOD_BLUR = {"multidiffusion": 0.0, "demofusion": 1.0, "accdiffusion": 0.8}
 
 
@@ -45,8 +47,8 @@ class Options:
     )
     overlap: float = setting(0.5, "Window overlap", "share of a window that the next one covers again", least=0.0, most=0.75)
     jitter: float = setting(1.0, "Jitter", "share of the largest shift of the windows from step to step", least=0.0, most=1.0)
-    border: str = setting("inside", "Windows at the border", "kept inside the picture, or reaching over its border", choices=("inside", "over"))
-    fill: str = setting("reflect", "Beyond the border", "what blur, dilated views and windows see beyond the border", choices=("reflect", "zero"))
+    border: str = setting("inside", "Windows at the border", "kept inside the picture, or reaching over its border", choices=BORDERS)
+    fill: str = setting("reflect", "Beyond the border", "what blur, dilated views and windows see beyond the border", choices=FILLS)
     feather: float = setting(0.0, "Feathering", "share of a window over which its weight fades towards the edges", least=0.0, most=1.0)
     residual: float = setting(3.0, "Cosine of the skip residual", "exponent a1; larger lets the picture leave its start sooner", least=0.0, most=100.0)
     dilated: float = setting(1.0, "Cosine of the dilated path", "exponent a2; larger ends the dilated path sooner", least=0.0, most=100.0)

@@ -105,6 +105,42 @@ def test_demo_of_an_own_picture_lays_the_methods_side_by_side(picture, tmp_path,
     assert "my photo_sheet.png" in capsys.readouterr().out
 
 
+def test_the_demo_without_a_picture_shows_the_truth_beside_the_methods(tmp_path):
+    assert run("demo", "-o", tmp_path, *FAST) == 0
+    names = ["apt", "demofusion", "input", "multidiffusion", "sheet", "true"]
+    assert sorted(p.stem for p in tmp_path.glob("*.png")) == [f"scene_{name}" for name in names]
+    assert Image.open(tmp_path / "scene_apt.png").size == Image.open(tmp_path / "scene_true.png").size == (384, 256)
+    small, large = (np.asarray(Image.open(tmp_path / f"scene_{name}.png"), float) for name in ("input", "true"))
+    assert 10 * np.log10(255**2 / np.mean((large.reshape(64, 4, 96, 4, 3).mean((1, 3)) - small) ** 2)) > 28, "the truth is the same scene"
+    report = json.loads((tmp_path / "scene_report.json").read_text())
+    assert report["peak_memory_mib"] is None or report["peak_memory_mib"] > 100
+    assert report["methods"]["DemoFusion"]["settings"]["options"]["fill"] == "zero"
+
+
+@pytest.mark.parametrize("size", [(300, 16), (16, 100), (192, 64), (16, 16)])
+def test_the_demo_takes_any_proportions_and_shrinks_what_is_large(size, tmp_path, capsys):
+    Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "strip.png")
+    assert run("demo", tmp_path / "strip.png", "--scale", 2, "-o", tmp_path / "out", *FAST) == 0
+    shrunk = size[0] * size[1] > 96 * 64
+    assert ("shrinks" in capsys.readouterr().err) == shrunk
+    assert (Image.open(tmp_path / "out" / "strip_apt.png").size == (2 * size[0], 2 * size[1])) != shrunk
+
+
+def test_earlier_results_are_not_overwritten(picture, tmp_path):
+    for seed in (1, 2):
+        assert run("upscale", picture, "--scale", 1.5, "--seed", seed, "-o", tmp_path / "out", *FAST) == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["my photo_demofusion_apt_1.5x.png", "my photo_demofusion_apt_1.5x_2.png"]
+
+
+def test_plan_and_job_agree(picture, tmp_path, capsys):
+    assert run("plan", "45x34", "--scale", 2.5, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert run("upscale", picture, "--scale", 2.5, "-o", tmp_path / "out", "--quiet") == 0
+    report = json.loads((tmp_path / "out" / "my photo_demofusion_apt_2.5x.json").read_text())
+    assert [p["size"] for p in plan["phases"]] == [p["size"] for p in report["phases"]]
+    assert plan["window_evaluations"] == report["window_evaluations"]
+
+
 def test_plan_says_what_demofusion_costs(capsys):
     """DemoFusion's published job, 1024 to 4096 with windows of 128 latents: 50 x (9 + 25 + 49 local and 4 + 9 + 16 dilated) views,
     less those of the last step, whose noise level gives the dilated path no weight."""
@@ -125,6 +161,10 @@ BAD = [
     (["upscale", "{picture}", "--scale", "1000"], "scale 1000.0 is out of range"),
     (["upscale", "{picture}", "--scale", "nan"], "'nan' is not a finite number"),
     (["upscale", "{picture}", "--scale", "big"], "invalid number value: 'big'"),
+    (["upscale", "{picture}", "--shortcut", "0.01", "--sampler", "dpmpp_2m_sde"], "needs at least 2 steps in a phase"),
+    (["upscale", "{large}", "--scale", "2"], "would make 12000 x 64 pixels, more than 8192 a side; use a scale up to 1.36"),
+    (["upscale", "x" * 300 + ".png"], "does not exist"),
+    (["demo", "--no-apt"], "unrecognized arguments: --no-apt"),
     (["upscale", "{picture}", "--guidance", "inf"], "'inf' is not a finite number"),
     (["upscale", "{picture}", "--sampler", "magic"], "sampler 'magic' does not exist; use one of euler"),
     (["upscale", "{picture}", "--sampler", "dpm_adaptive"], "sampler 'dpm_adaptive' chooses its own noise levels"),
@@ -148,11 +188,12 @@ BAD = [
 def test_bad_input_is_one_sentence_with_status_2_and_leaves_nothing(arguments, sentence, picture, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.png").write_text("no picture")
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
-    places = {"{picture}": str(picture), "{text}": str(tmp_path / "text.png"), "{dot}": str(tmp_path / "dot.png")}
+    Image.new("RGB", (6000, 32)).save(tmp_path / "large.png")
+    places = {"{large}": str(tmp_path / "large.png"), "{picture}": str(picture), "{text}": str(tmp_path / "text.png"), "{dot}": str(tmp_path / "dot.png")}
     for place, path in places.items():
         arguments = [a.replace(place, path) for a in arguments]
     monkeypatch.chdir(tmp_path)
-    before = sorted(p.name for p in tmp_path.rglob("*"))
+    before = sorted(tmp_path.rglob("*"))
     try:
         status = main(arguments)
     except SystemExit as exit_:
@@ -163,7 +204,7 @@ def test_bad_input_is_one_sentence_with_status_2_and_leaves_nothing(arguments, s
     assert len(said) == 1
     assert sentence in said[0]
     assert "Traceback" not in shown.err
-    assert [p for p in sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) if p not in before] == []
+    assert sorted(tmp_path.rglob("*")) == before, "neither a file nor a folder is left behind"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
@@ -180,7 +221,7 @@ def test_ctrl_c_leaves_the_last_finished_phase(picture, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "stopped; the last finished phase is" in errors
+    assert f"stopped; the last finished picture is {first}" in errors or "phase" in errors.partition("stopped; the last finished picture is ")[2]
     assert "Traceback" not in errors
     left = sorted(p.name for p in out.iterdir())
     assert first.name in left

@@ -70,11 +70,11 @@ def test_every_plan_grows_and_ends_at_the_target(rows, columns, up, across, poli
 
 
 @settings(max_examples=60, deadline=None)
-@given(sides, st.floats(1.01, 20))
-def test_double_never_more_than_doubles(side, ratio):
-    target = round(side * ratio)
-    sizes = [side, *(p.size[0] for p in plan_phases((side, side), (side, side), (target, target), "double"))]
-    assert all(b <= 2 * a + 1 for a, b in pairwise(sizes))
+@given(sides, sides, st.floats(1.01, 20), st.floats(1.01, 20))
+def test_double_never_more_than_doubles_any_side(rows, columns, up, across):
+    target = (round(rows * up), round(columns * across))
+    sizes = [(rows, columns), *(p.size for p in plan_phases((rows, columns), (rows, columns), target, "double"))]
+    assert all(b <= 2 * a + 1 for small, large in pairwise(sizes) for a, b in zip(small, large, strict=True))
 
 
 def test_refusals_quote_the_values():
@@ -82,6 +82,9 @@ def test_refusals_quote_the_values():
         plan_phases((64, 64), (64, 64), (30, 64))
     with pytest.raises(ValueError, match="phase ratio 7 does not lie between"):
         plan_phases((64, 64), (64, 64), (256, 256), (2, 7))
+    for bad in ((3, 2), (2, 2), (2, float("nan"))):
+        with pytest.raises(ValueError, match="must rise; order them"):
+            plan_phases((64, 64), (64, 64), (256, 256), bad)
     with pytest.raises(ValueError, match="'spiral' does not exist"):
         plan_phases((64, 64), (64, 64), (256, 256), "spiral")
 
@@ -91,4 +94,5 @@ def test_base_size_keeps_small_pictures_and_shrinks_large_ones():
     assert base_size((256, 256), (64, 64)) == (64, 64)
     rows, columns = base_size((128, 512), (64, 64), multiple=8)
     assert (rows, columns) == (32, 128)
-    assert base_size((10, 4000), (64, 64), multiple=8)[0] == 8  # never larger than the picture, never nothing
+    assert base_size((10, 4000), (64, 64), multiple=8) == (10, 1280)  # never larger than the picture
+    assert base_size((40, 4000), (64, 64), multiple=8)[0] == 32  # never less than half a window

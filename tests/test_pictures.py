@@ -39,10 +39,28 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path):
     assert np.abs(got - values / 257).max() < 1
 
 
+def test_dark_sixteen_bit_grey_stays_dark_and_is_turned(tmp_path):
+    values = np.zeros((32, 48), np.uint16)
+    values[:, 0] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(values).save(tmp_path / "dark.png", exif=exif)
+    shown = load_picture(tmp_path / "dark.png").rgb
+    assert shown.size == (32, 48)
+    assert np.asarray(shown).max() <= 1
+
+
 def test_floating_point_pictures_and_nan(tmp_path):
     values = np.linspace(0, 1, 32 * 32).reshape(32, 32).astype(np.float32)
     Image.fromarray(values).save(tmp_path / "float.tif")
     assert np.abs(np.asarray(load_picture(tmp_path / "float.tif").rgb, float)[..., 0] - values * 255).max() < 1
+    Image.fromarray(np.clip(values * 1.001, 0, None)).save(tmp_path / "over.tif")
+    assert np.asarray(load_picture(tmp_path / "over.tif").rgb).max() == 255
+    Image.fromarray(values * 255).save(tmp_path / "bytes.tif")
+    assert np.abs(np.asarray(load_picture(tmp_path / "bytes.tif").rgb, float)[..., 0] - values * 255).max() < 1
+    Image.fromarray(values * 70000).save(tmp_path / "wide.tif")
+    with pytest.raises(ValueError, match="values up to 70000, so its white is not known"):
+        load_picture(tmp_path / "wide.tif")
     values[3, 4] = np.nan
     Image.fromarray(values).save(tmp_path / "nan.tif")
     with pytest.raises(ValueError, match="holds 1 values that are not numbers"):

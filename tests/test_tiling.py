@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from apt_ext.core.tile_norm import shared_group_norm
 from apt_ext.core.tiling import map_tiles
 
 KERNEL = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1)) * 0.2
@@ -46,3 +47,56 @@ def test_small_pictures_are_not_tiled_and_bad_halos_are_refused():
     assert calls == [(1, 4, 16, 12)]
     with pytest.raises(ValueError, match="halo 12 does not fit into tiles of 16"):
         map_tiles(decode, torch.zeros(1, 4, 40, 40), 4, tile=16, halo=12)
+    with pytest.raises(ValueError, match="41 x 40 pixels in tiles of 16 do not divide by 4"):
+        map_tiles(decode, torch.zeros(1, 4, 41, 40), Fraction(1, 4), tile=16, halo=8)
+
+
+def normalised_decoder():
+    torch.manual_seed(4)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 16, 3, padding=1),
+        torch.nn.GroupNorm(4, 16),
+        torch.nn.SiLU(),
+        torch.nn.Conv2d(16, 16, 3, padding=1),
+        torch.nn.GroupNorm(4, 16, affine=False),
+        torch.nn.SiLU(),
+        torch.nn.Upsample(scale_factor=4),
+        torch.nn.Conv2d(16, 3, 3, padding=1),
+    )
+    torch.nn.init.uniform_(layers[1].weight, 0.5, 1.5)
+    torch.nn.init.uniform_(layers[1].bias, -0.5, 0.5)
+    return layers.eval().requires_grad_(False)
+
+
+def test_shared_statistics_bring_tiles_to_the_whole():
+    """A picture whose left half is much louder than its right: each tile by itself would be brought to the same loudness."""
+    decoder = normalised_decoder()
+    z = torch.randn(2, 4, 24, 80, generator=torch.Generator().manual_seed(6))
+    z[..., 40:] *= 0.2
+    z[1] += 1.5
+
+    def run():
+        return map_tiles(decoder, z, 4, tile=16, halo=8)
+
+    whole, alone = decoder(z), run()
+    with shared_group_norm(decoder, run):
+        shared = run()
+    assert float((alone - whole).abs().max()) > 1
+    assert float((shared - whole).abs().max()) < float((alone - whole).abs().max()) / 3
+    assert float((shared - whole).square().mean()) < float((alone - whole).square().mean()) / 10
+
+
+def test_shared_statistics_of_the_whole_are_the_layers_own_and_leave_nothing_behind():
+    decoder = normalised_decoder()
+    z = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(7))
+    before, plain = decoder(z), decoder.state_dict()
+    with shared_group_norm(decoder, lambda: decoder(z)):
+        torch.testing.assert_close(decoder(z), before, atol=1e-5, rtol=1e-5)
+        assert not torch.equal(decoder(2 * z), before)
+    with pytest.raises(KeyboardInterrupt), shared_group_norm(decoder, lambda: decoder(z)):
+        raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError), shared_group_norm(decoder, lambda: 1 / 0):
+        pass
+    assert torch.equal(decoder(z), before)
+    assert all("forward" not in layer.__dict__ and not layer._forward_pre_hooks for layer in decoder.modules())
+    assert plain.keys() == decoder.state_dict().keys()

@@ -1,7 +1,6 @@
 """Whole jobs on a small denoiser: phases together, batches, seeds, interruption."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -165,7 +164,7 @@ def test_gamma_acts_on_the_noise_levels_and_auto_measures_it(latent):
     assert float(less[0]) == pytest.approx(float(sigmas[0]), rel=1e-5)
     assert (less[1:-1] < sigmas[1:-1]).all()
     assert float(less[-2] / sigmas[-2]) == pytest.approx(4**-0.5, rel=1e-3)
-    measured = start_phase(up, latent, phase, Options(gamma="auto", steps=10), sigmas, FACTS).gamma
+    measured = start_phase(up[:1], latent[:1], phase, Options(gamma="auto", steps=10), sigmas, FACTS).gamma
     assert -1 < measured < 0  # fewer contrasts inside a window of an enlarged latent
 
 
@@ -204,4 +203,22 @@ def test_options_of_the_base_method_alone():
     assert (plain.matching, plain.gamma, plain.shortcut) == (0, 0, 1)
     assert published(Options(method="multidiffusion")).shortcut == 0.6
     assert dataclasses.replace(plain, matching=1.0, gamma=-0.5, shortcut=0.6) == Options(gamma=-0.5)
-    assert not math.isnan(plain.tolerance)
+
+
+def test_auto_gamma_is_refused_for_a_batch_and_taken_for_one(latent):
+    with pytest.raises(ValueError, match="gamma 'auto' is measured on one picture at a time, not on a batch of 2"):
+        run(latent, Options(steps=6, gamma="auto"), [1, 2])
+    assert run(latent[:1], Options(steps=6, gamma="auto"), [1]).shape == (1, 4, 20, 24)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", ["demofusion", "accdiffusion"])
+def test_half_precision_jobs_stay_near_the_full_one(latent, method, dtype):
+    """Statistics and fusion in float32, states in the model's own precision."""
+    options = Options(method=method, steps=8, matching=0.5, reanchor="on")
+    seen = []
+    full = run(latent, options, [1, 2])
+    half = run(latent.to(dtype), options, [1, 2], on_step=lambda info: seen.append(info["x"].dtype))
+    assert half.dtype == dtype
+    assert set(seen) == {dtype}
+    assert float((half.float() - full).abs().mean()) < (0.02 if dtype is torch.float16 else 0.12) * float(full.std())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from apt_ext.core.dilated import dilation_for
@@ -45,7 +46,9 @@ def base_size(size: Size, window: Size, multiple: int = 1, tolerance: float = 1.
     if area <= tolerance * native:
         return size
     ratio = math.sqrt(native / area)
-    rows, columns = (min(n, max(multiple, round(n * ratio / multiple) * multiple)) for n in size)
+    # The short side of a panorama keeps half a window, or nothing could be told apart on it.
+    least = (window[0] // 2, window[1] // 2)
+    rows, columns = (min(n, max(multiple, w, round(n * ratio / multiple) * multiple)) for n, w in zip(size, least, strict=True))
     return rows, columns
 
 
@@ -76,13 +79,15 @@ def plan_phases(base: Size, start: Size, target: Size, policy: str | Sequence[fl
     if policy == "direct" or start == target:
         ratios: list[float] = []
     elif policy == "double":
-        count = math.ceil(math.log2(last / first) - 1e-9)
+        count = math.ceil(math.log2(max(t / s for t, s in zip(target, start, strict=True))) - 1e-9)
         ratios = [first * (last / first) ** (k / count) for k in range(1, count)]
     elif policy == "progressive":
         ratios = [first * k for k in range(2, math.floor(last / first) + 1) if k <= last / first - 0.5]
     elif isinstance(policy, str):
         raise ValueError(f"phase policy {policy!r} does not exist; use progressive, double, direct or a list of ratios")
     else:
+        if not all(a < b for a, b in pairwise(policy)) or not all(math.isfinite(r) for r in policy):
+            raise ValueError(f"phase ratios {list(policy)} must rise; order them")
         ratios = [r for r in policy if abs(r - last) > 0.01 * last]
         outside = [r for r in ratios if not first < r < last]
         if outside:

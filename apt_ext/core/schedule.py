@@ -87,7 +87,7 @@ def flow_timestep(sigma: float) -> float:
 
 def _scaled(sigma: Tensor, factor: float, sigma_max: float) -> Tensor:
     """SNR' = SNR_T + (SNR - SNR_T) * factor, as noise levels, in float64; 0 stays 0 and sigma_max stays sigma_max."""
-    s = sigma.double()
+    s = sigma.detach().to("cpu", torch.float64)  # some devices have no float64
     if bool((s > sigma_max * (1 + 1e-3)).any()):
         raise ValueError(f"noise level {float(s.max()):.6g} is above sigma_max {sigma_max:.6g}; pass the model's own largest sigma")
     snr_t = 0.0 if math.isinf(sigma_max) else sigma_max**-2
@@ -115,7 +115,7 @@ def scale_aware_sigmas(sigmas: Tensor, scale: float, gamma: float, sigma_max: fl
     """
     if gamma == 0 or scale == 1:
         return sigmas
-    return _scaled(sigmas, scale ** (-2 * gamma), sigma_max).to(sigmas.dtype)
+    return _scaled(sigmas, scale ** (-2 * gamma), sigma_max).to(sigmas)
 
 
 def unscaled_sigma(sigma: float, scale: float, gamma: float, sigma_max: float) -> float:

@@ -59,6 +59,8 @@ def map_tiles(
     if not 0 < halo <= tile // 2:
         raise ValueError(f"halo {halo} does not fit into tiles of {tile}; use 1 to {tile // 2}")
     step = factor.denominator
+    if tile < step or size[0] % step or size[1] % step:
+        raise ValueError(f"{size[0]} x {size[1]} pixels in tiles of {tile} do not divide by {step}; pad the picture and use larger tiles")
     side = (tile // step) * step
     # Tiles are laid out on the grid of the smaller side, so that they begin and end on whole pixels of both.
     coarse = draw_windows(0, size=(-(-size[0] // step), -(-size[1] // step)), window=(side // step,) * 2, overlap=min(0.75, halo / side), jitter=0.0)

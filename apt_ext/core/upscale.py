@@ -19,7 +19,7 @@ from apt_ext.core.phases import Phase, Size
 from apt_ext.core.residual import Denoiser, PhaseDenoiser
 from apt_ext.core.schedule import PathWeights, auto_gamma, cosine_weights, scale_aware_sigmas, shortcut_start, unscaled_sigma
 from apt_ext.core.statistics import match_statistics, reanchor, statistics_shift
-from apt_ext.core.windows import Window, draw_windows
+from apt_ext.core.windows import draw_windows
 from apt_ext.options import Options, blur_of
 
 __all__ = [
@@ -31,8 +31,8 @@ __all__ = [
     "finish_phase",
     "phase_denoiser",
     "phase_grid",
+    "phase_starts",
     "phase_weights",
-    "phase_windows",
     "start_phase",
     "upscale",
 ]
@@ -93,7 +93,15 @@ def start_phase(z_up: Tensor, reference: Tensor, phase: Phase, options: Options,
     Args:
         z_up: (B, C, H, W) at the phase's size. `reference`: (B, C, h, w), the base latent.
         sigmas: (N + 1,) of the whole unchanged schedule.
+
+    Returns:
+        The clean latent, the exponent and the noise levels that the phase starts with.
+
+    Raises:
+        ValueError: where the exponent is to be measured on more than one picture: each would change the others' noise levels.
     """
+    if options.gamma == "auto" and z_up.shape[0] > 1:
+        raise ValueError(f"gamma 'auto' is measured on one picture at a time, not on a batch of {z_up.shape[0]}; run them one by one or give a number")
     matched = match_statistics(z_up, reference, options.matching)
     window = (min(model.window[0], z_up.shape[-2]), min(model.window[1], z_up.shape[-1]))
     gamma = auto_gamma(matched, reference, window, phase.scale) if isinstance(options.gamma, str) else options.gamma
@@ -103,17 +111,10 @@ def start_phase(z_up: Tensor, reference: Tensor, phase: Phase, options: Options,
     )
 
 
-def phase_windows(phase: Phase, options: Options, model: ModelFacts, seed: int) -> Callable[[int], list[Window]]:
-    """step -> the phase's local windows. Each phase jitters by itself."""
-    return partial(
-        draw_windows,
-        size=phase.size,
-        window=model.window,
-        overlap=options.overlap,
-        jitter=options.jitter,
-        border=options.border,
-        seed=seed * 4096 + phase.number,
-    )
+def phase_starts(phase: Phase, options: Options, model: ModelFacts, seed: int) -> dict[str, Any]:
+    """Where a phase's local windows stand: the arguments of `draw_starts` and `draw_windows`, besides the step. Each phase jitters by itself."""
+    where = {"overlap": options.overlap, "jitter": options.jitter, "border": options.border}
+    return {"size": phase.size, "window": model.window, "seed": seed * 4096 + phase.number, **where}
 
 
 def phase_grid(phase: Phase, options: Options, model: ModelFacts) -> DilatedGrid | None:
@@ -152,6 +153,9 @@ def phase_denoiser(
         evaluations: model calls per step, from `evaluations_per_step`.
         seed: of the jitter and the window interaction.
         on_views: told the number of views after each model call; may raise to interrupt.
+
+    Returns:
+        A denoiser for one run of the sampler over `start.sigmas`; its `clock.finish()` tells whether all calls were made.
     """
     clock = StepClock(start.sigmas.tolist(), evaluations)
     weights = phase_weights(phase, options, model, start.gamma)
@@ -162,7 +166,7 @@ def phase_denoiser(
 
     fused = FusedDenoiser(
         denoiser,
-        windows=phase_windows(phase, options, model, seed),
+        windows=partial(draw_windows, **phase_starts(phase, options, model, seed)),
         grid=phase_grid(phase, options, model),
         weights=weights,
         step=lambda: clock.step,
@@ -224,6 +228,9 @@ def upscale(
 
     Returns:
         (B, C, H, W) at the last phase's size.
+
+    Raises:
+        ValueError: see `start_phase`. RuntimeError: where the sampler does not call the model as `evaluations` says.
     """
     for phase in phases:
         start = start_phase(upsample(z, phase.size), reference, phase, options, sigmas, model)

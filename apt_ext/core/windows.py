@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["BORDERS", "FILLS", "Window", "axis_starts", "cover", "draw_windows", "extend", "feather_weights", "gather_windows", "place_windows"]
+from apt_ext.options import BORDERS, FILLS
 
-BORDERS = ("inside", "over")
-FILLS = ("reflect", "zero")
+__all__ = ["BORDERS", "FILLS", "Window", "axis_starts", "cover", "draw_starts", "draw_windows", "extend", "feather_weights", "gather_windows", "place_windows"]
 
 
 class Window(NamedTuple):
@@ -68,7 +67,7 @@ def _step_seed(seed: int, step: int) -> int:
     return (seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) % 2**63
 
 
-def draw_windows(
+def draw_starts(
     step: int,
     *,
     size: tuple[int, int],
@@ -77,8 +76,8 @@ def draw_windows(
     jitter: float = 1.0,
     border: str = "inside",
     seed: int = 0,
-) -> list[Window]:
-    """The local windows of one step, row by row.
+) -> tuple[list[int], list[int]]:
+    """First rows and first columns of one step's windows, which stand on the grid of the two.
 
     Args:
         step: number of the step, which the jitter depends on.
@@ -90,7 +89,8 @@ def draw_windows(
         seed: of the jitter. No global random state is read or changed.
 
     Returns:
-        Windows that cover every pixel of the latent at least once.
+        (rows, columns); windows there cover every pixel of the latent at least once. Kept inside the border, only the inner windows
+        can move: with two windows along an axis nothing does.
 
     Raises:
         ValueError: for an argument out of range; the message quotes it.
@@ -106,6 +106,12 @@ def draw_windows(
     draw = torch.rand(2, generator=torch.Generator().manual_seed(_step_seed(seed, step)), dtype=torch.float64).tolist()
     shifts = [jitter * r if border == "over" else 0.5 + jitter * (r - 0.5) for r in draw]
     rows, columns = (axis_starts(n, w, overlap, border, s) for n, w, s in zip(size, window, shifts, strict=True))
+    return rows, columns
+
+
+def draw_windows(step: int, *, size: tuple[int, int], window: tuple[int, int], **where: Any) -> list[Window]:
+    """The local windows of one step, row by row; the arguments are those of `draw_starts`."""
+    rows, columns = draw_starts(step, size=size, window=window, **where)
     height, width = min(window[0], size[0]), min(window[1], size[1])
     return [Window(top, left, height, width) for top in rows for left in columns]
 

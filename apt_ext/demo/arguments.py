@@ -44,9 +44,10 @@ def _number_or(word: str) -> Any:
     return parse
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser, switch: bool) -> None:
     group = parser.add_argument_group("settings of the method")
-    group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
+    if switch:
+        group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
     for name, field in settings().items():
         limits = field.metadata
         kind: Any = str
@@ -59,7 +60,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", dest=f"option_{name}", type=kind, default=argparse.SUPPRESS, metavar="X", help=shown)
 
 
-def _add_job(parser: argparse.ArgumentParser, style: str | None) -> None:
+def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True) -> None:
     job = Job()
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
     parser.add_argument("--sampler", default=job.sampler, help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; %(default)s")
@@ -68,7 +69,7 @@ def _add_job(parser: argparse.ArgumentParser, style: str | None) -> None:
     parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
     parser.add_argument("--seed", type=int, default=job.seed, help="the same seed makes the same file; %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... ; 'auto' takes a GPU where there is one")
-    _add_options(parser)
+    _add_options(parser, switch)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +84,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="enlarge a picture by every method and lay the results side by side")
     demo.add_argument("image", nargs="?", help="a picture file; without one, a scene whose true large version is known")
-    _add_job(demo, None)
+    demo.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True, help="shrink a picture to the model's size first")
+    _add_job(demo, None, switch=False)
     _add_output(demo)
 
     one = commands.add_parser("upscale", help="enlarge a picture file")
@@ -125,7 +127,7 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
     """
     given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
     options = Options(**given)
-    if not args.apt:
+    if not getattr(args, "apt", True):
         clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")

@@ -7,7 +7,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,27 @@ import torch
 from PIL import Image
 
 from apt_ext import __version__
-from apt_ext.core.cost import job_cost
-from apt_ext.core.evaluations import evaluations_per_step
-from apt_ext.core.phases import base_size, plan_phases
 from apt_ext.core.schedule import discrete_timestep
 from apt_ext.core.upscale import ModelFacts, PhaseReport
 from apt_ext.demo.arguments import job_from, make_parser, variants
 from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.job import Job, Outcome, Source, from_picture, from_style, peak_memory_mib, plan_job, run_job, seconds_per_view, settings_of, show
+from apt_ext.demo.job import (
+    Job,
+    Outcome,
+    Source,
+    check_output,
+    from_picture,
+    from_style,
+    lay_out,
+    peak_memory_mib,
+    plan_job,
+    run_job,
+    seconds_per_view,
+    show,
+)
 from apt_ext.demo.model import LeavesModel, alphas_cumprod, load_model
-from apt_ext.demo.pictures import Picture, check_folder, load_picture, save_png, write_whole
-from apt_ext.demo.samplers import make_sigmas
+from apt_ext.demo.output import Output
+from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.sheet import comparison_sheet, samples_sheet
 from apt_ext.demo.world import make_scene, render
 
@@ -37,7 +48,7 @@ LIMITS = (
     "it does not know what your picture shows. It demonstrates the method; for real detail use the method with Stable Diffusion."
 )
 DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "autumn", 20, (1.5, 1.0)  # the extent in views, across and down
-FAMILIES = {"leaves": (16, 4, 4), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
+FAMILIES = {"leaves": (16, 4, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
 
 
 def _device(name: str) -> torch.device:
@@ -53,13 +64,16 @@ def _device(name: str) -> torch.device:
 
 def _text(job: Job) -> dict[str, str]:
     """What is written into a picture file, so that the job can be repeated from it."""
-    flat = {k: v for k, v in settings_of(job).items() if k != "options"} | settings_of(job)["options"]
+    values = asdict(job)
+    flat = {name: value for name, value in values.items() if name != "options"} | values["options"]
     return {"parameters": ", ".join(f"APT {name.replace('_', ' ')}: {value}" for name, value in flat.items()), "Software": f"apt_ext {__version__}"}
 
 
 def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    if alpha is not None:
-        image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
+    if alpha is None:
+        return image
+    image = image.copy()
+    image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
     return image
 
 
@@ -76,7 +90,7 @@ def _announce(model: LeavesModel, source: Source, jobs: Sequence[Job]) -> None:
 
 def _report(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
     return {
-        "settings": settings_of(job),
+        "settings": asdict(job),
         "seed": job.seed,
         "input": list(source.pixels),
         "base": [source.base.shape[-1] * FACTOR, source.base.shape[-2] * FACTOR],
@@ -87,63 +101,66 @@ def _report(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
 
 
 def _machine(model: LeavesModel) -> dict[str, Any]:
-    memory = peak_memory_mib()
+    memory = peak_memory_mib(model.device)
     versions = {"apt_ext": __version__, "torch": torch.__version__, "device": str(model.device)}
     return {"versions": versions, "peak_memory_mib": None if memory is None else round(memory)}
 
 
-def _write_json(path: Path, report: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
-
-
-def _enlarge(args: argparse.Namespace, model: LeavesModel, source: Source, job: Job, stem: str, alpha: Image.Image | None) -> int:
-    """One job with its files: the phases as they are finished, then the result and its report."""
-    _announce(model, source, [job])
-    name = f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x"
-    kept: list[Path] = []
+def _run(
+    output: Output,
+    model: LeavesModel,
+    source: Source,
+    job: Job,
+    name: str,
+    alpha: Image.Image | None,
+    *,
+    title: str = "",
+    quiet: bool = False,
+    keep: bool = False,
+) -> tuple[Outcome, Image.Image, Path]:
+    """One job with its pictures: each phase is on disk as soon as it is finished, until the result is."""
+    phases: list[Path] = []
 
     def save_phase(report: PhaseReport, count: int) -> None:
-        if report.phase.number == count:
-            return
-        scale = report.phase.size[1] * FACTOR / source.covered[0]
-        path = args.out / f"{name}_phase{report.phase.number}of{count}.png"
-        save_png(_with_alpha(show(model, source, report.latent, scale), alpha), path, _text(job))
-        kept.append(path)
+        if report.phase.number < count:
+            image = show(model, source, report.latent, report.phase.size[1] * FACTOR / source.covered[0])
+            phases.append(output.picture(f"{name}_phase{report.phase.number}of{count}", _with_alpha(image, alpha), _text(job)))
 
-    result = args.out / f"{name}.png"
-    try:
-        outcome = run_job(model, source, job, quiet=args.quiet, on_finished=save_phase)
-        save_png(_with_alpha(show(model, source, outcome.latent, job.scale), alpha), result, _text(job))
-    except KeyboardInterrupt:
-        left = f"the last finished phase is {kept[-1]}" if kept else "no phase was finished, so nothing was written"
-        print(f"apt_ext: stopped; {left}", file=sys.stderr)
-        return 130
-    _write_json(args.out / f"{name}.json", _report(job, source, outcome) | _machine(model))
-    for path in [] if args.keep_phases else kept:
-        path.unlink()
-    print(f"{result} ({outcome.seconds:.0f} s)")
-    return 0
+    outcome = run_job(model, source, job, title=title, quiet=quiet, on_finished=save_phase)
+    image = show(model, source, outcome.latent, job.scale)
+    path = output.picture(name, _with_alpha(image, alpha), _text(job))
+    for phase in [] if keep else phases:
+        output.remove(phase)
+    return outcome, image, path
 
 
-def command_upscale(args: argparse.Namespace) -> int:
+def _enlarge(args: argparse.Namespace, output: Output, model: LeavesModel, source: Source, job: Job, stem: str, alpha: Image.Image | None) -> None:
+    _announce(model, source, [job])
+    name = output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
+    outcome, _, path = _run(output, model, source, job, name, alpha, quiet=args.quiet, keep=args.keep_phases)
+    output.report(name, _report(job, source, outcome) | _machine(model))
+    print(f"{path} ({outcome.seconds:.0f} s)")
+
+
+def command_upscale(args: argparse.Namespace, output: Output) -> None:
     job = job_from(args, "photo")
     picture = load_picture(args.image)
-    check_folder(args.out)
+    check_output(picture.rgb.size, job.scale)
     model = load_model(device=_device(args.device))
     model.style_index(job.style)
     print(LIMITS, file=sys.stderr)
-    return _enlarge(args, model, from_picture(model, picture.rgb), job, Path(args.image).stem, picture.alpha)
+    _enlarge(args, output, model, from_picture(model, picture.rgb), job, Path(args.image).stem, picture.alpha)
 
 
-def command_generate(args: argparse.Namespace) -> int:
+def command_generate(args: argparse.Namespace, output: Output) -> None:
     job = job_from(args, "autumn")
-    check_folder(args.out)
     model = load_model(device=_device(args.device))
+    print(LIMITS, file=sys.stderr)
     source = from_style(model, job)
-    stem = f"{job.style}_{job.seed}"
     plan_job(model, source, job)
-    save_png(show(model, source, source.latent, 1.0), args.out / f"{stem}.png", _text(job))
-    return _enlarge(args, model, source, job, stem, None)
+    stem = output.free_stem(f"{job.style}_{job.seed}")
+    output.picture(stem, show(model, source, source.latent, 1.0), _text(job))
+    _enlarge(args, output, model, source, job, stem, None)
 
 
 def _shrink(picture: Picture) -> Picture:
@@ -153,7 +170,7 @@ def _shrink(picture: Picture) -> Picture:
     if ratio >= 1:
         return picture
     size = (max(16, round(width * ratio)), max(16, round(height * ratio)))
-    print(f"apt_ext demo: {width}x{height} px shrunk to {size[0]}x{size[1]}; to enlarge the picture itself, use the command upscale", file=sys.stderr)
+    print(f"apt_ext: the demo shrinks {width}x{height} px to {size[0]}x{size[1]} first; --no-shrink takes the picture as it is", file=sys.stderr)
     alpha = picture.alpha and picture.alpha.resize(size, Image.Resampling.LANCZOS)
     return Picture(picture.rgb.resize(size, Image.Resampling.LANCZOS), alpha)
 
@@ -164,52 +181,44 @@ def _agreement(large: Image.Image, small: Image.Image) -> float:
     return float(10 * np.log10(255**2 / (float(np.mean((a - np.asarray(small, np.float64)) ** 2)) + 1e-9)))
 
 
-def command_demo(args: argparse.Namespace) -> int:
+def command_demo(args: argparse.Namespace, output: Output) -> None:
     truth: Image.Image | None = None
     if args.image is None:
+        job = job_from(args, DEMO_STYLE)
         scene = make_scene(DEMO_STYLE, DEMO_SEED, extent=max(DEMO_EXTENT))
         region, width = (0.0, 0.0, *DEMO_EXTENT), round(64 * DEMO_EXTENT[0])
-        picture = Picture(Image.fromarray(render(scene, width, region)), None)
-        job = job_from(args, DEMO_STYLE)
+        picture, stem = Picture(Image.fromarray(render(scene, width, region)), None), "scene"
         truth = Image.fromarray(render(scene, round(width * job.scale), region))
-        stem = "scene"
     else:
         job = job_from(args, "photo")
-        picture, stem = _shrink(load_picture(args.image)), Path(args.image).stem
-    check_folder(args.out)
+        picture, stem = load_picture(args.image), Path(args.image).stem
+        if args.shrink:
+            picture = _shrink(picture)
+    check_output(picture.rgb.size, job.scale)
     model = load_model(device=_device(args.device))
     model.style_index(job.style)
     source = from_picture(model, picture.rgb)
-    print(LIMITS, file=sys.stderr)
     jobs = variants(job)
+    print(LIMITS, file=sys.stderr)
     _announce(model, source, list(jobs.values()))
     size = (round(picture.rgb.width * job.scale), round(picture.rgb.height * job.scale))
     shown = {"input": picture.rgb.resize(size, Image.Resampling.NEAREST), "bicubic": picture.rgb.resize(size, Image.Resampling.BICUBIC)}
     made: dict[str, dict[str, Any]] = {}
     for label, each in jobs.items():
-        try:
-            outcome = run_job(model, source, each, title=f"{label} ", quiet=args.quiet)
-        except KeyboardInterrupt:
-            done = [name for name in jobs if name in shown]
-            print(f"apt_ext: stopped; {'finished and written: ' + ', '.join(done) if done else 'nothing was finished'}", file=sys.stderr)
-            return 130
-        image = show(model, source, outcome.latent, job.scale)
-        save_png(_with_alpha(image.copy(), picture.alpha), args.out / f"{stem}_{label.lower()}.png", _text(each))
-        shown[label] = image
-        made[label] = _report(each, source, outcome) | {"agreement_with_input_db": round(_agreement(image, picture.rgb), 2)}
+        outcome, shown[label], _ = _run(output, model, source, each, f"{stem}_{label.lower()}", picture.alpha, title=f"{label} ", quiet=args.quiet)
+        made[label] = _report(each, source, outcome) | {"agreement_with_input_db": round(_agreement(shown[label], picture.rgb), 2)}
     if truth is not None:
         shown[f"true {job.scale:g}x"] = truth
-        save_png(truth, args.out / f"{stem}_true.png")
-    save_png(picture.rgb, args.out / f"{stem}_input.png")
-    save_png(comparison_sheet(list(shown.items())), args.out / f"{stem}_sheet.png")
-    _write_json(args.out / f"{stem}_report.json", {"methods": made} | _machine(model))
+        output.picture(f"{stem}_true", truth)
+    output.picture(f"{stem}_input", picture.rgb)
+    sheet = output.picture(f"{stem}_sheet", comparison_sheet(list(shown.items())))
+    report = output.report(f"{stem}_report", {"methods": made} | _machine(model))
     for label, facts in made.items():
         print(f"{label:15} {facts['window_evaluations']:6} window evaluations {facts['seconds']:7.1f} s")
-    print(f"result: {args.out / f'{stem}_apt.png'}\nsheet:  {args.out / f'{stem}_sheet.png'}\nreport: {args.out / f'{stem}_report.json'}")
-    return 0
+    print(f"result: {output.folder / f'{stem}_apt.png'}\nsheet:  {sheet}\nreport: {report}")
 
 
-def command_plan(args: argparse.Namespace) -> int:
+def command_plan(args: argparse.Namespace) -> None:
     job = job_from(args, "photo")
     sides = re.fullmatch(r"(\d+)[xX](\d+)", args.size)
     if not sides or not all(16 <= int(side) <= 65536 for side in sides.groups()):
@@ -220,56 +229,43 @@ def command_plan(args: argparse.Namespace) -> int:
     sigmas = ((1 - alphas_cumprod()) / alphas_cumprod()) ** 0.5
     facts = ModelFacts((native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
     width, height = (int(side) for side in sides.groups())
-    start = (-(-height // factor), -(-width // factor))
-    target = (-(-round(height * job.scale) // factor), -(-round(width * job.scale) // factor))
-    phases = plan_phases(base_size(start, facts.window), start, target, job.options.phase_ratios() or job.options.phases)
-    schedule = make_sigmas(job.schedule, job.options.steps, sigmas)
-    costs = job_cost(phases, job.options, facts, schedule, evaluations_per_step(job.sampler), job.seed)
+    check_output((width, height), job.scale, most=65536)
+    _, costs, _ = lay_out(facts, sigmas, (-(-height // factor), -(-width // factor)), job)
     rows: list[dict[str, Any]] = [
         {"size": [cost.phase.size[1] * factor, cost.phase.size[0] * factor], "scale": round(cost.phase.scale, 4)}
         | {"steps": cost.steps, "local": cost.local, "dilated": cost.dilated}
         for cost in costs
     ]
-    total = sum(c.evaluations for c in costs)
+    total = sum(cost.evaluations for cost in costs)
     if args.json:
         print(json.dumps({"phases": rows, "window_evaluations": total}, indent=1))
-    else:
-        for number, row in enumerate(rows, 1):
-            print(f"phase {number}: {row['size'][0]}x{row['size'][1]} px, {row['steps']} steps, {row['local']} local + {row['dilated']} dilated windows")
-        print(f"total: {total} window evaluations")
-    return 0
+        return
+    for number, row in enumerate(rows, 1):
+        print(f"phase {number}: {row['size'][0]}x{row['size'][1]} px, {row['steps']} steps, {row['local']} local + {row['dilated']} dilated windows")
+    print(f"total: {total} window evaluations")
 
 
-def command_samples(args: argparse.Namespace) -> int:
+def command_samples(args: argparse.Namespace, output: Output) -> None:
     if not 1 <= args.count <= 64:
         raise ValueError(f"count {args.count} is out of range; use 1 to 64")
-    check_folder(args.out)
-    model = load_model(device=_device(args.device))
     job = Job(style="autumn", sampler="dpmpp_2m", schedule="karras", seed=args.seed, guidance=args.guidance)
-    path = args.out / "samples.png"
-    save_png(samples_sheet(model, job, args.count), path)
-    print(path)
-    return 0
+    model = load_model(device=_device(args.device))
+    print(output.picture("samples", samples_sheet(model, job, args.count)))
 
 
-def command_scene(args: argparse.Namespace) -> int:
+def command_scene(args: argparse.Namespace, output: Output) -> None:
     if not 16 <= args.size <= 4096:
         raise ValueError(f"size {args.size} is out of range; use 16 to 4096")
     if args.seed < 0:
         raise ValueError(f"seed {args.seed} is out of range; use 0 or more")
     picture = Image.fromarray(render(make_scene(args.style, args.seed), args.size))
-    check_folder(args.out)
-    path = args.out / f"{args.style}_{args.seed}_{args.size}.png"
-    save_png(picture, path)
-    print(path)
-    return 0
+    print(output.picture(f"{args.style}_{args.seed}_{args.size}", picture))
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace, Output], None]] = {
     "demo": command_demo,
     "upscale": command_upscale,
     "generate": command_generate,
-    "plan": command_plan,
     "scene": command_scene,
     "samples": command_samples,
 }
@@ -278,11 +274,24 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for input that cannot be used, 130 for Ctrl-C."""
     args = make_parser().parse_args(argv)
+    output: Output | None = None
     try:
-        return COMMANDS[args.command](args)
+        if args.command == "plan":
+            command_plan(args)
+        else:
+            output = Output(args.out)
+            COMMANDS[args.command](args, output)
+        return 0
     except ValueError as error:
-        print(f"apt_ext: {error}", file=sys.stderr)
-        return 2
+        said, status = str(error), 2
+    except (OSError, ImportError) as error:
+        said, status = f"{error}; check the disk and the installation, then try again", 2
+    except (MemoryError, torch.OutOfMemoryError):
+        said, status = "the memory is used up; use a smaller --window-batch, scale or picture", 2
     except KeyboardInterrupt:
-        print("apt_ext: stopped; nothing was written", file=sys.stderr)
-        return 130
+        written = output.written if output else []
+        said, status = f"stopped; {f'the last finished picture is {written[-1]}' if written else 'nothing was finished, so nothing was written'}", 130
+    if output is not None and not output.written:
+        output.discard_if_new()
+    print(f"apt_ext: {said}", file=sys.stderr)
+    return status

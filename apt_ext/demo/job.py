@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from apt_ext.core.cost import PhaseCost, job_cost
 from apt_ext.core.evaluations import check_steps, evaluations_per_step
-from apt_ext.core.phases import Phase, base_size, plan_phases
-from apt_ext.core.upscale import PhaseReport, PhaseStart, upscale
+from apt_ext.core.phases import Phase, Size, base_size, plan_phases
+from apt_ext.core.upscale import ModelFacts, PhaseReport, PhaseStart, upscale
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.model import NATIVE, LeavesModel
 from apt_ext.demo.pictures import to_picture, to_tensor
@@ -29,13 +29,14 @@ __all__ = [
     "Job",
     "Outcome",
     "Source",
+    "check_output",
     "from_picture",
     "from_style",
+    "lay_out",
     "peak_memory_mib",
     "plan_job",
     "run_job",
     "seconds_per_view",
-    "settings_of",
     "show",
 ]
 
@@ -122,23 +123,40 @@ def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, i
     return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), (size[1] * FACTOR, size[0] * FACTOR))
 
 
-def plan_job(model: LeavesModel, source: Source, job: Job) -> tuple[list[Phase], list[PhaseCost], Tensor]:
-    """The phases of a job, their costs and the noise schedule.
+def check_output(pixels: tuple[int, int], scale: float, most: int = MAX_OUTPUT) -> None:
+    """Make sure that a picture of (width, height) pixels does not become too large.
 
     Raises:
-        ValueError: for a result that would be too large, or phases that do not fit.
+        ValueError: where it would, with the scale that still fits.
     """
-    width, height = (round(side * job.scale) for side in source.pixels)
-    if max(width, height) > MAX_OUTPUT:
-        raise ValueError(f"scale {job.scale:g} would make {width} x {height} pixels; choose one that keeps the sides up to {MAX_OUTPUT}")
-    rows, columns = source.latent.shape[-2:]
-    target = (math.ceil(rows * job.scale - 1e-6), math.ceil(columns * job.scale - 1e-6))
-    policy = job.options.phase_ratios() or job.options.phases
-    phases = plan_phases((source.base.shape[-2], source.base.shape[-1]), (rows, columns), target, policy)
-    sigmas = make_sigmas(job.schedule, job.options.steps, model.sigmas)
-    costs = job_cost(phases, job.options, model.facts, sigmas, evaluations_per_step(job.sampler), job.seed)
+    width, height = (round(side * scale) for side in pixels)
+    if max(width, height) > most:
+        fits = math.floor(100 * most / max(pixels)) / 100
+        remedy = f"use a scale up to {fits:g}" if fits > 1 else f"shrink the picture to less than {most} pixels a side"
+        raise ValueError(f"scale {scale:g} would make {width} x {height} pixels, more than {most} a side; {remedy}")
+
+
+def lay_out(facts: ModelFacts, sigmas: Tensor, size: Size, job: Job) -> tuple[list[Phase], list[PhaseCost], Tensor]:
+    """The phases of a job on any model, their costs and the noise schedule.
+
+    Args:
+        facts: of the model. `sigmas`: its ascending noise levels. `size`: (rows, columns) of the picture in latent pixels.
+
+    Raises:
+        ValueError: for phases that do not fit, or a sampler that needs more steps.
+    """
+    target = (math.ceil(size[0] * job.scale - 1e-6), math.ceil(size[1] * job.scale - 1e-6))
+    phases = plan_phases(base_size(size, facts.window), size, target, job.options.phase_ratios() or job.options.phases)
+    schedule = make_sigmas(job.schedule, job.options.steps, sigmas)
+    costs = job_cost(phases, job.options, facts, schedule, evaluations_per_step(job.sampler), job.seed)
     check_steps(job.sampler, costs[0].steps)
-    return phases, costs, sigmas
+    return phases, costs, schedule
+
+
+def plan_job(model: LeavesModel, source: Source, job: Job) -> tuple[list[Phase], list[PhaseCost], Tensor]:
+    """`lay_out` for a picture on the embedded model."""
+    check_output(source.pixels, job.scale)
+    return lay_out(model.facts, model.sigmas, (source.latent.shape[-2], source.latent.shape[-1]), job)
 
 
 def seconds_per_view(model: LeavesModel, job: Job) -> float:
@@ -234,16 +252,13 @@ def run_job(
     return Outcome(z, records, time.perf_counter() - started)
 
 
-def peak_memory_mib() -> float | None:
-    """Largest resident memory of this process so far, in MiB; None on a system that does not keep count."""
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Largest memory so far in MiB: a GPU's allocations, or this process's resident memory; None on a system that does not keep count."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def settings_of(job: Job) -> dict[str, Any]:
-    """A job's settings as plain values, for reports and picture files."""
-    return asdict(job)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from apt_ext.core.residual import Denoiser
 from apt_ext.core.schedule import discrete_timestep
+from apt_ext.core.tile_norm import shared_group_norm
 from apt_ext.core.tiling import map_tiles
 from apt_ext.core.upscale import ModelFacts
 from apt_ext.core.windows import extend
@@ -48,7 +49,7 @@ class LeavesModel:
         self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
         self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
         self.sigmas: Tensor = self._wrapped.sigmas.cpu()
-        self.facts = ModelFacts(NATIVE, MULTIPLE, float(self.sigmas[-1]), discrete_timestep(self.sigmas))
+        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas))
 
     def _network(self, x: Tensor, t: Tensor, style: Tensor) -> Tensor:
         """The UNet on any size: sides are mirrored up to a multiple of what its halvings need."""
@@ -84,13 +85,25 @@ class LeavesModel:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, 4h, 4w) RGB in -1..1 -> (B, 4, h, w) unit-variance latents. Large pictures go through in tiles."""
-        z = map_tiles(self.autoencoder.encoder, pixels.to(self.device), Fraction(1, FACTOR), tile=TILE * FACTOR, halo=HALO * FACTOR)
+        z = self._tiled(self.autoencoder.encoder, pixels.to(self.device), Fraction(1, FACTOR), FACTOR)
         return (z - self._shift) / self._scale
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """(B, 4, h, w) latents -> (B, 3, 4h, 4w) RGB in -1..1. Large pictures go through in tiles."""
-        return map_tiles(self.autoencoder.decoder, z * self._scale + self._shift, FACTOR, tile=TILE, halo=HALO).clamp(-1, 1)
+        return self._tiled(self.autoencoder.decoder, z * self._scale + self._shift, Fraction(FACTOR), 1).clamp(-1, 1)
+
+    @staticmethod
+    def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
+        """Run the encoder or the decoder over tiles, with one set of normalisation statistics for all of them."""
+
+        def run() -> Tensor:
+            return map_tiles(part, x, factor, tile=TILE * unit, halo=HALO * unit)
+
+        if max(x.shape[-2:]) <= TILE * unit:
+            return run()
+        with shared_group_norm(part, run):
+            return run()
 
 
 def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:
@@ -101,9 +114,12 @@ def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> Leav
     """
     if not path.is_file():
         raise ValueError(f"the model's weights {str(path)!r} do not exist; restore the file or train it with: python -m apt_ext.demo.train")
-    with safe_open(path, "pt") as file:
-        facts = file.metadata() or {}
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error}); restore the file") from None
     if "styles" not in facts:
         raise ValueError(f"{str(path)!r} holds other weights than the embedded model's; restore the file")
     styles = tuple(facts["styles"].split(","))

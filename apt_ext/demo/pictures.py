@@ -27,11 +27,14 @@ class Picture(NamedTuple):
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Grey pictures of 16 or 32 bits or of floating point, brought to 8 bits by their format's own range."""
+    """Grey pictures of 16 or 32 bits or of floating point, brought to 8 bits: integers by 65535, floats by 1 or by 255."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"picture {name!r} holds {int((~np.isfinite(values)).sum())} values that are not numbers (NaN or infinite); repair it first")
-    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 255.0 if values.max(initial=0) <= 255 else 65535.0
+    highest = float(values.max(initial=0))
+    top = 65535.0 if image.mode.startswith("I") else 1.0 if highest <= 2 else 255.0
+    if highest > 2 * top:
+        raise ValueError(f"picture {name!r} has values up to {highest:g}, so its white is not known; save it with 8 or 16 bits")
     return Image.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
@@ -44,7 +47,11 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
         ValueError: for a file that is missing, no picture, damaged, or of a size that cannot be used; the message names it.
     """
     name = str(path)
-    if not Path(path).is_file():
+    try:
+        exists = Path(path).is_file()
+    except OSError:  # a name that the system cannot even look up
+        exists = False
+    if not exists:
         raise ValueError(f"picture {name!r} does not exist; give the path of a picture file")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the size is checked below, before anything is decoded
     try:
@@ -52,13 +59,17 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
             width, height = image.size
             if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
                 raise ValueError(f"picture {name!r} is {width} x {height} pixels; use sides from {MIN_SIDE} to {MAX_SIDE}")
-            if image.mode == "F" or image.mode.startswith("I"):
-                image = _eight_bit(image, name)
             turned = ImageOps.exif_transpose(image)
+            if turned.mode == "F" or turned.mode.startswith("I"):
+                turned = _eight_bit(turned, name)
             has_alpha = turned.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in turned.info
             rgba = turned.convert("RGBA") if has_alpha else None
             rgb = turned.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except ValueError as error:
+        if str(error).startswith("picture "):
+            raise
+        raise ValueError(f"picture {name!r} cannot be read ({error}); it may be damaged, save it anew") from None
+    except Exception as error:  # decoders meet damaged files with whatever they stumble over
         reason = "is not a picture in a format that can be read" if isinstance(error, UnidentifiedImageError) else f"cannot be read ({error})"
         raise ValueError(f"picture {name!r} {reason}; use a PNG, JPEG, WebP, TIFF, BMP or GIF file") from None
     finally:

@@ -44,7 +44,7 @@ def comparison_sheet(pictures: Sequence[tuple[str, Image.Image]], *, crops: int 
     """
     width, height = pictures[-1][1].size
     shown = cell / width
-    side = min(min(width, height), max(8, round(width / zoom)))
+    side = max(1, min(width - 2, height - 2, max(8, round(width / zoom))))
     places = busiest_places(pictures[-1][1], side, crops)
     rows = [round(height * shown)] + [cell] * crops
     sheet = Image.new("RGB", (MARGIN + len(pictures) * (cell + MARGIN), LABEL + sum(rows) + MARGIN * len(rows)), PAPER)

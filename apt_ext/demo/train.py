@@ -80,7 +80,7 @@ def make_pool(recipe: Recipe, workers: int) -> Pool:
         done = list(tqdm(processes.map(_scene_pyramid, jobs, chunksize=8), total=len(jobs), desc="scenes"))
     n = recipe.scenes_per_style
     pool = [[list(level) for level in zip(*done[k * n : (k + 1) * n], strict=True)] for k in range(len(STYLES))]
-    photos = [_pyramid(photo, min(photo.shape[:2]) / 1.25) for photo in load_photos()]
+    photos = [_pyramid(photo, min(photo.shape[:2]) / 1.25) for photo in load_photos()] if recipe.photo_share else []
     return [*pool, [list(level) for level in zip(*photos, strict=True)]]
 
 
@@ -112,7 +112,7 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         a.lerp_(p, 1 - decay)
 
 
-def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: int, peak: float, out: Path, device: torch.device) -> Module:
+def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: int, peak: float, out: Path, device: torch.device, seed: int) -> Module:
     """Runs `loss_of(step) -> scalar` for the given steps and returns the moving average of the model; resumes from `out/name.pt`."""
     channels_last(model, device)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -120,6 +120,8 @@ def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: in
     checkpoint, first = out / f"{name}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
+        if (state["seed"], state["steps"]) != (seed, steps):
+            raise ValueError(f"{checkpoint} is of a run with seed {state['seed']} and {state['steps']} steps; use another --out for this one")
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
@@ -129,7 +131,7 @@ def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: in
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, steps, peak)
-        torch.manual_seed(hash((name == "unet", step)) % 2**31)
+        torch.manual_seed((hash((name == "unet", step)) + 1_000_003 * (seed - 1)) % 2**31)
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -140,7 +142,11 @@ def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: in
         bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
         if (step + 1) % 200 == 0 or step + 1 == steps:
             partial = checkpoint.with_suffix(".tmp")
-            torch.save({"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, partial)
+            torch.save(
+                {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+                | {"seed": seed, "steps": steps},
+                partial,
+            )
             partial.replace(checkpoint)
     return average
 
@@ -208,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         with half():
             return autoencoder_loss(autoencoder, x.to(device, memory_format=torch.channels_last), rng)
 
-    trained = _train("autoencoder", autoencoder, autoencoder_step, recipe.autoencoder_steps, recipe.autoencoder_rate, args.out, device).eval()
+    trained = _train("autoencoder", autoencoder, autoencoder_step, recipe.autoencoder_steps, recipe.autoencoder_rate, args.out, device, recipe.seed).eval()
 
     torch.manual_seed(recipe.seed)
     z = torch.empty(recipe.latents, 4, VIEW // FACTOR, VIEW // FACTOR)
@@ -228,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
         with half():
             return unet_loss(unet, z[pick].contiguous(memory_format=torch.channels_last), styles[pick], alphas, recipe.style_dropout)
 
-    average = _train("unet", unet, unet_step, recipe.unet_steps, recipe.unet_rate, args.out, device)
+    average = _train("unet", unet, unet_step, recipe.unet_steps, recipe.unet_rate, args.out, device, recipe.seed)
     weights = {f"autoencoder.{k}": v for k, v in trained.state_dict().items()} | {f"unet.{k}": v for k, v in average.state_dict().items()}
     weights = {k: v.cpu().half().contiguous() for k, v in weights.items()} | {"latent_shift": shift, "latent_scale": scale}
     facts = {"styles": ",".join(STYLE_NAMES), "recipe": json.dumps(asdict(recipe)), "minutes_of_last_run": f"{(time.time() - started) / 60:.0f}"}
