@@ -211,7 +211,8 @@ def test_bad_input_is_one_sentence_with_status_2_and_leaves_nothing(arguments, s
 def test_ctrl_c_leaves_the_last_finished_phase(picture, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "apt_ext", "upscale", str(picture), "--scale", "8", "--steps", "40", "-o", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A shell that runs tests in the background has Ctrl-C ignored, and children inherit that.
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     first = out / "my photo_demofusion_apt_8x_phase1of7.png"
     deadline = time.monotonic() + 240
     while not first.exists():
