@@ -46,7 +46,22 @@ def test_every_setting_has_a_label_a_help_and_an_argument():
         assert field.metadata["label"]
         assert field.metadata["help"]
         args = parser.parse_args(["upscale", "x.png", f"--{name.replace('_', '-')}", str(field.default)])
-        assert job_from(args, "photo").options == Options()
+        assert getattr(job_from(args, "photo").options, name) == field.default
+
+
+def test_the_embedded_model_has_defaults_of_its_own_and_other_models_have_the_methods():
+    parser = make_parser()
+
+    def options(line):
+        chosen = job_from(parser.parse_args(line.split()), "photo").options
+        return chosen.shortcut, chosen.phases
+
+    assert options("upscale x.png") == (0.4, "double")
+    assert options("upscale x.png --phases direct") == (0.4, "direct")
+    assert options("upscale x.png --no-apt") == (1.0, "progressive")
+    assert options("upscale x.png --no-apt --method multidiffusion") == (0.4, "double")
+    assert options("plan 64x64") == (0.4, "double")
+    assert options("plan 1024x1024 --model sdxl") == (0.6, "progressive")
 
 
 def test_no_apt_turns_off_all_three_parts():

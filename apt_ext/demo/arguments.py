@@ -18,6 +18,9 @@ __all__ = ["job_from", "make_parser"]
 
 APT_SETTINGS = ("matching", "gamma", "shortcut")
 
+# The embedded model knows little, so each phase that starts high in the noise loses some of the picture: fewer phases, a lower start.
+EMBEDDED = {"shortcut": 0.4, "phases": "double"}
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence; the usage is for --help."""
@@ -56,7 +59,7 @@ def _add_options(parser: argparse.ArgumentParser, switch: bool) -> None:
         if "word" in limits:
             kind = _number_or(limits["word"])
         extent = f" ({', '.join(limits['choices'])})" if "choices" in limits else f" ({limits['least']} to {limits['most']})" if "least" in limits else ""
-        shown = f"{limits['help']}{extent}; {field.default}"
+        shown = f"{limits['help']}{extent}; {EMBEDDED.get(name, field.default)}"
         group.add_argument(f"--{name.replace('_', '-')}", dest=f"option_{name}", type=kind, default=argparse.SUPPRESS, metavar="X", help=shown)
 
 
@@ -126,8 +129,9 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
         ValueError: in one sentence, for a value that cannot be used.
     """
     given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
-    options = Options(**given)
-    if not getattr(args, "apt", True):
+    apt, own = getattr(args, "apt", True), getattr(args, "model", "leaves") == "leaves"
+    options = Options(**(EMBEDDED if own and (apt or given.get("method") == "multidiffusion") else {}) | given)
+    if not apt:
         clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
@@ -139,8 +143,10 @@ def variants(job: Job) -> dict[str, Job]:
     """The jobs that the demo compares, by label."""
     plain = published(job.options)
     return {
-        "MultiDiffusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="multidiffusion", shortcut=0.6)),
-        # As in its own code: zeros beyond the border, and both paths evaluated at every step.
-        "DemoFusion": dataclasses.replace(job, options=dataclasses.replace(plain, method="demofusion", shortcut=1.0, fill="zero", tolerance=0.0)),
+        "MultiDiffusion": dataclasses.replace(job, options=published(dataclasses.replace(job.options, method="multidiffusion"))),
+        # As in its own code: every step, phase by phase, zeros beyond the border, and both paths evaluated at every step.
+        "DemoFusion": dataclasses.replace(
+            job, options=dataclasses.replace(plain, method="demofusion", phases="progressive", shortcut=1.0, fill="zero", tolerance=0.0)
+        ),
         "APT": job,
     }

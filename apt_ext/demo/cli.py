@@ -47,7 +47,7 @@ LIMITS = (
     "The embedded model is small and was trained on procedural leaves and ten photographs: it adds texture of that kind, "
     "it does not know what your picture shows. It demonstrates the method; for real detail use the method with Stable Diffusion."
 )
-DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "autumn", 20, (1.5, 1.0)  # the extent in views, across and down
+DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "pebbles", 20, (1.5, 1.0)  # the extent in views, across and down
 FAMILIES = {"leaves": (16, 4, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
 
 
