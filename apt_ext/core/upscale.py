@@ -248,7 +248,8 @@ def upscale(
         x = start.z_up + start.sigmas[0] * n
         x = sampler(phase.number)(model_of_phase, x, start.sigmas, extra_args=extra or {}, callback=on_step)
         model_of_phase.clock.finish()
-        z = finish_phase(x, reference, options)
+        # k-diffusion's samplers go over to the sigmas' precision; the latent keeps its own between the phases.
+        z = finish_phase(x, reference, options).to(start.z_up.dtype)
         if on_finished:
             on_finished(PhaseReport(phase, z, start, done))
     return z

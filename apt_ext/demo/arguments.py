@@ -19,7 +19,7 @@ __all__ = ["job_from", "make_parser"]
 APT_SETTINGS = ("matching", "gamma", "shortcut")
 
 # The embedded model knows little, so each phase that starts high in the noise loses some of the picture: fewer phases, a lower start.
-EMBEDDED = {"shortcut": 0.4, "phases": "double"}
+EMBEDDED: dict[str, Any] = {"shortcut": 0.4, "phases": "double"}
 
 
 class Parser(argparse.ArgumentParser):
