@@ -12,9 +12,7 @@ TORCH_INDEX ?=
 demo: $(VENV)/.demo
 	$(BIN)/python -m apt_ext demo $(if $(IMAGE),"$(IMAGE)") $(ARGS)
 
-test: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev

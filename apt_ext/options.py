@@ -40,7 +40,7 @@ class Options:
     phases: str = setting(
         "progressive",
         "Phases",
-        "base x 2, x 3, ... ('progressive'), by factors of at most 2 ('double'), at once ('direct'), or ratios to the base such as 1.5,2,4",
+        "the picture x 2, x 3, ... ('progressive'), by factors of at most 2 ('double'), at once ('direct'), or ratios to the base such as 1.5,2,4",
     )
     reanchor: str = setting(
         "auto", "Re-anchoring", "DemoFusion's correction at the end of a phase; 'auto': where matching is off", choices=("auto", "on", "off")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apt_ext.core.statistics import widen
 from apt_ext.core.windows import extend
 
 __all__ = ["gaussian_blur", "gaussian_kernel"]
@@ -37,7 +38,7 @@ def gaussian_blur(x: Tensor, lengths: tuple[int, int], std: float, fill: str = "
     if rows % 2 == 0 or columns % 2 == 0 or not std > 0:
         raise ValueError(f"a blur of {rows} x {columns} pixels and std {std} cannot be made; use odd lengths and a std above 0")
     channels = x.shape[1]
-    wide = extend(x.to(torch.promote_types(x.dtype, torch.float32)), rows // 2, columns // 2, rows // 2, columns // 2, fill)
+    wide = extend(widen(x), rows // 2, columns // 2, rows // 2, columns // 2, fill)
     vertical = gaussian_kernel(rows, std, x.device).to(wide.dtype).view(1, 1, rows, 1).expand(channels, 1, rows, 1)
     horizontal = gaussian_kernel(columns, std, x.device).to(wide.dtype).view(1, 1, 1, columns).expand(channels, 1, 1, columns)
     return F.conv2d(F.conv2d(wide, vertical, groups=channels), horizontal, groups=channels).to(x.dtype)

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.phases import Phase
-from apt_ext.core.schedule import shortcut_start
+from apt_ext.core.schedule import path_shares, shortcut_sigmas
 from apt_ext.core.upscale import ModelFacts, phase_grid, phase_starts, phase_weights
 from apt_ext.core.windows import draw_starts
 from apt_ext.options import Options
@@ -44,20 +43,18 @@ def phase_cost(phase: Phase, options: Options, model: ModelFacts, sigmas: Tensor
     Returns:
         The phase's steps and its views of either path.
     """
-    rest = sigmas[shortcut_start(len(sigmas) - 1, options.shortcut) :].tolist()
+    rest = shortcut_sigmas(sigmas, options.shortcut).tolist()
     where, grid = phase_starts(phase, options, model, seed), phase_grid(phase, options, model)
     # The weights belong to the unchanged noise levels, so the exponent of the schedule does not matter here.
-    fused = FusedDenoiser(
-        lambda x, sigma, **_: x, windows=lambda step: [], grid=grid, weights=phase_weights(phase, options, model, 0.0), tolerance=options.tolerance
-    )
+    weights = phase_weights(phase, options, model, 0.0)
     local = dilated = 0
     for step, (sigma, after) in enumerate(pairwise(rest)):
         calls = 1 if after == 0 else evaluations
-        share_local, share_dilated = fused.shares(sigma)
+        share_local, share_dilated = path_shares(weights(sigma).c2, options.tolerance) if grid else (1.0, 0.0)
         if share_local:
             rows, columns = draw_starts(step, **where)
             local += calls * len(rows) * len(columns)
-        dilated += calls * grid.views if grid is not None and share_dilated else 0
+        dilated += calls * grid.views if grid and share_dilated else 0
     return PhaseCost(phase, len(rest) - 1, local, dilated)
 
 

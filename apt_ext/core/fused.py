@@ -14,8 +14,8 @@ from apt_ext.core.conditioning import Condition, ViewBatch, condition_views
 from apt_ext.core.dilated import DilatedGrid, gather_dilated, pad_to_grid, scatter_dilated
 from apt_ext.core.interaction import exchange, exchange_back
 from apt_ext.core.residual import Denoiser
-from apt_ext.core.schedule import PathWeights
-from apt_ext.core.statistics import mean_std, renormalise
+from apt_ext.core.schedule import PathWeights, path_shares
+from apt_ext.core.statistics import mean_std, renormalise, widen
 from apt_ext.core.windows import Window, feather_weights, gather_windows, place_windows
 
 __all__ = ["FusedDenoiser", "blurred", "denoise_dilated", "denoise_local", "even_batches"]
@@ -88,7 +88,7 @@ def blurred(x: Tensor, grid: DilatedGrid, std: float) -> tuple[Tensor, Tensor]:
     With a "reflect" grid the statistics are the picture's own; with a "zero" grid x is padded first and the padding counts, as in
     DemoFusion's own code, for comparison with it.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = widen(x)
     lengths = (2 * grid.dilation[0] - 1, 2 * grid.dilation[1] - 1)
     y = pad_to_grid(x, grid)
     source = y if grid.fill == "zero" else x
@@ -130,7 +130,7 @@ def denoise_dilated(
     size, samples = (x.shape[-2], x.shape[-1]), x.shape[0]
     plain = grid._replace(top=0, left=0, bottom=0, right=0)  # y and g come padded
     # Without the blur too, x - (x - D) is formed in float32, or a half-precision state's rounding would stay in the estimate.
-    y, g = blurred(x, grid, blur) if blur > 0 else (pad_to_grid(x.to(torch.promote_types(x.dtype, torch.float32)), grid),) * 2
+    y, g = blurred(x, grid, blur) if blur > 0 else (pad_to_grid(widen(x), grid),) * 2
     views = gather_dilated(g, plain)
     out = torch.empty_like(views)
     group = interaction_group or grid.views
@@ -212,10 +212,7 @@ class FusedDenoiser:
         """Weights of the (local, dilated) path at a noise level; a path that is not evaluated has 0."""
         if self.windows is None or self.grid is None:
             return float(self.windows is not None), float(self.grid is not None)
-        c2 = self.weights(sigma).c2
-        if 1 - c2 < self.tolerance:
-            return 0.0, 1.0
-        return (1.0, 0.0) if c2 < self.tolerance else (1 - c2, c2)
+        return path_shares(self.weights(sigma).c2, self.tolerance)
 
     def local(self, x: Tensor, sigma: Tensor, step: int, **extra: Any) -> Tensor:
         """D_local alone, (B, C, H, W)."""

@@ -21,8 +21,10 @@ __all__ = [
     "cosine_weights",
     "discrete_timestep",
     "flow_timestep",
+    "path_shares",
     "scale_aware_sigmas",
     "scale_aware_times",
+    "shortcut_sigmas",
     "shortcut_start",
     "unscaled_sigma",
     "window_std",
@@ -54,6 +56,13 @@ def cosine_weights(t: float, exponents: tuple[float, float, float] = (3.0, 1.0, 
     cosine = 0.5 * (1 + math.cos(math.pi * (TRAINING_STEPS - t) / TRAINING_STEPS))
     a1, a2, a3 = exponents
     return PathWeights(cosine**a1, cosine**a2, 0.99 * cosine**a3 + 0.01)
+
+
+def path_shares(c2: float, tolerance: float) -> tuple[float, float]:
+    """Weights of the (local, dilated) path; one below the tolerance is 0, is not evaluated, and the other path gets all."""
+    if 1 - c2 < tolerance:
+        return 0.0, 1.0
+    return (1.0, 0.0) if c2 < tolerance else (1 - c2, c2)
 
 
 def discrete_timestep(sigmas: Tensor) -> Callable[[float], float]:
@@ -176,3 +185,8 @@ def shortcut_start(steps: int, fraction: float) -> int:
     if steps < 1:
         raise ValueError(f"a schedule of {steps} steps cannot be shortened; use at least one")
     return min(steps - 1, round((1 - fraction) * steps))
+
+
+def shortcut_sigmas(sigmas: Tensor, fraction: float) -> Tensor:
+    """The noise levels that a phase runs: (N + 1,) of the whole schedule -> those from `shortcut_start` on."""
+    return sigmas[shortcut_start(len(sigmas) - 1, fraction) :]

@@ -7,19 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["match_statistics", "matching_dilation", "mean_std", "reanchor", "renormalise", "statistics_shift"]
+__all__ = ["match_statistics", "matching_dilation", "mean_std", "reanchor", "renormalise", "statistics_shift", "widen"]
 
 WHOLE_SAMPLE = (1, 2, 3)
 EACH_CHANNEL = (2, 3)
 
 
-def _wide(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
+    """x in float32 at least, the precision that statistics and sums are taken in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mean_std(x: Tensor, dims: tuple[int, ...] = WHOLE_SAMPLE) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation of (B, C, H, W) over `dims`, kept as dimensions of length one."""
-    std, mean = torch.std_mean(_wide(x), dim=dims, keepdim=True)
+    std, mean = torch.std_mean(widen(x), dim=dims, keepdim=True)
     return mean, std
 
 
@@ -32,7 +33,7 @@ def _rescale(x: Tensor, mean: Tensor, std: Tensor, to_mean: Tensor, to_std: Tens
 
 def renormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(B, C, H, W) with each sample's mean and std replaced by `mean` and `std` (B, 1, 1, 1)."""
-    return _rescale(_wide(x), *mean_std(x), mean, std).to(x.dtype)
+    return _rescale(widen(x), *mean_std(x), mean, std).to(x.dtype)
 
 
 def matching_dilation(size: tuple[int, int], reference: tuple[int, int]) -> tuple[int, int]:
@@ -65,7 +66,7 @@ def match_statistics(z_up: Tensor, reference: Tensor, strength: float = 1.0, dil
         return z_up
     rows, columns = dilation or matching_dilation(tuple(z_up.shape[-2:]), tuple(reference.shape[-2:]))  # type: ignore[arg-type]
     to_mean, to_std = mean_std(reference, EACH_CHANNEL)
-    matched = _wide(z_up).clone()
+    matched = widen(z_up).clone()
     for i in range(rows):
         for j in range(columns):
             view = matched[..., i::rows, j::columns]

@@ -48,7 +48,7 @@ def map_tiles(
         (B, C', H * factor, W * factor), float32.
 
     Raises:
-        ValueError: where the halo does not fit into the tile.
+        ValueError: where the halo does not fit into the tile, or the picture does not divide by the factor.
     """
     factor = Fraction(factor)
     size = (x.shape[-2], x.shape[-1])
@@ -63,13 +63,14 @@ def map_tiles(
         raise ValueError(f"{size[0]} x {size[1]} pixels in tiles of {tile} do not divide by {step}; pad the picture and use larger tiles")
     side = (tile // step) * step
     # Tiles are laid out on the grid of the smaller side, so that they begin and end on whole pixels of both.
-    coarse = draw_windows(0, size=(-(-size[0] // step), -(-size[1] // step)), window=(side // step,) * 2, overlap=min(0.75, halo / side), jitter=0.0)
-    windows = [Window(w.top * step, w.left * step, min(w.height * step, size[0]), min(w.width * step, size[1])) for w in coarse]
-    value = count = None
+    coarse = draw_windows(0, size=(size[0] // step, size[1] // step), window=(side // step,) * 2, overlap=min(0.75, halo / side), jitter=0.0)
+    windows = [Window(*(v * step for v in w)) for w in coarse]
+    value: Tensor
+    count: Tensor
     for done, window in enumerate(windows, 1):
         out = function(gather_windows(x, [window])).float()
         placed = Window(*(int(v * factor) for v in window))
-        if value is None or count is None:
+        if done == 1:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
             count = out.new_zeros((1, 1, *value.shape[-2:]))
         trim = int(halo * factor) // 4
@@ -77,6 +78,4 @@ def map_tiles(
         place_windows(value, out, [placed], weight)
         place_windows(count, torch.ones_like(weight)[None, None], [placed], weight)
         on_tile(done, len(windows))
-    if value is None or count is None:
-        raise ValueError(f"a latent of {size[0]} x {size[1]} pixels has nothing to map")
     return value.div_(count)

@@ -17,8 +17,8 @@ from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.interaction import draw_permutations
 from apt_ext.core.phases import Phase, Size
 from apt_ext.core.residual import Denoiser, PhaseDenoiser
-from apt_ext.core.schedule import PathWeights, auto_gamma, cosine_weights, scale_aware_sigmas, shortcut_start, unscaled_sigma
-from apt_ext.core.statistics import match_statistics, reanchor, statistics_shift
+from apt_ext.core.schedule import PathWeights, auto_gamma, cosine_weights, scale_aware_sigmas, shortcut_sigmas, unscaled_sigma
+from apt_ext.core.statistics import match_statistics, reanchor, statistics_shift, widen
 from apt_ext.core.windows import draw_windows
 from apt_ext.options import Options, blur_of
 
@@ -84,7 +84,7 @@ class PhaseReport(NamedTuple):
 
 def enlarge(z: Tensor, size: Size) -> Tensor:
     """Bicubic upsampling of a latent to (rows, columns), as DemoFusion does it (a = -0.75, no anti-aliasing), in float32 at least."""
-    return F.interpolate(z.to(torch.promote_types(z.dtype, torch.float32)), size=size, mode="bicubic").to(z.dtype)
+    return F.interpolate(widen(z), size=size, mode="bicubic").to(z.dtype)
 
 
 def start_phase(z_up: Tensor, reference: Tensor, phase: Phase, options: Options, sigmas: Tensor, model: ModelFacts) -> PhaseStart:
@@ -103,12 +103,10 @@ def start_phase(z_up: Tensor, reference: Tensor, phase: Phase, options: Options,
     if options.gamma == "auto" and z_up.shape[0] > 1:
         raise ValueError(f"gamma 'auto' is measured on one picture at a time, not on a batch of {z_up.shape[0]}; run them one by one or give a number")
     matched = match_statistics(z_up, reference, options.matching)
-    window = (min(model.window[0], z_up.shape[-2]), min(model.window[1], z_up.shape[-1]))
-    gamma = auto_gamma(matched, reference, window, phase.scale) if isinstance(options.gamma, str) else options.gamma
-    rest = sigmas[shortcut_start(len(sigmas) - 1, options.shortcut) :]
-    return PhaseStart(
-        matched, gamma, scale_aware_sigmas(rest, phase.scale, gamma, model.sigma_max), statistics_shift(z_up, reference), statistics_shift(matched, reference)
-    )
+    gamma = auto_gamma(matched, reference, model.window, phase.scale) if isinstance(options.gamma, str) else options.gamma
+    levels = scale_aware_sigmas(shortcut_sigmas(sigmas, options.shortcut), phase.scale, gamma, model.sigma_max)
+    before = statistics_shift(z_up, reference)
+    return PhaseStart(matched, gamma, levels, before, statistics_shift(matched, reference) if options.matching else before)
 
 
 def phase_starts(phase: Phase, options: Options, model: ModelFacts, seed: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from apt_ext.demo.job import (
     seconds_per_view,
     show,
 )
-from apt_ext.demo.model import LeavesModel, alphas_cumprod, load_model
+from apt_ext.demo.model import NATIVE, LeavesModel, alphas_cumprod, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.sheet import comparison_sheet, samples_sheet
@@ -48,7 +48,7 @@ LIMITS = (
     "it does not know what your picture shows. It demonstrates the method; for real detail use the method with Stable Diffusion."
 )
 DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "pebbles", 20, (1.5, 1.0)  # the extent in views, across and down
-FAMILIES = {"leaves": (16, 4, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
+FAMILIES = {"leaves": (NATIVE[0], FACTOR, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
 
 
 def _device(name: str) -> torch.device:
