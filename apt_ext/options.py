@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BORDERS", "FILLS", "METHODS", "PHASE_POLICIES", "Options", "blur_of", "published", "settings"]
+__all__ = ["BORDERS", "FILLS", "METHODS", "PHASE_POLICIES", "PRESETS", "Options", "blur_of", "published", "settings"]
 
 METHODS = ("multidiffusion", "demofusion", "accdiffusion")
 PHASE_POLICIES = ("progressive", "double", "direct")
 BORDERS = ("inside", "over")
 FILLS = ("reflect", "zero")
 METHOD_BLUR = {"multidiffusion": 0.0, "demofusion": 1.0, "accdiffusion": 0.8}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "Fast": {"method": "demofusion", "phases": "direct", "overlap": 0.125, "jitter": 1.0, "matching": 1.0, "gamma": 0.0},
+    "Balanced": {"method": "demofusion", "phases": "double", "overlap": 0.25, "jitter": 1.0, "matching": 1.0, "gamma": 0.0},
+    "Quality": {"method": "demofusion", "phases": "progressive", "overlap": 0.5, "jitter": 1.0, "matching": 1.0, "gamma": 0.0},
+}
+"""Settings that go together; what a preset does not name keeps its default."""
 
 
 def setting(default: Any, label: str, text: str, **limits: Any) -> Any:

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from apt_ext.core.evaluations import calls_per_step
 from apt_ext.core.phases import Phase
 from apt_ext.core.schedule import path_shares, shortcut_sigmas
 from apt_ext.core.upscale import ModelFacts, phase_grid, phase_starts, phase_weights
 from apt_ext.core.windows import draw_starts
 from apt_ext.options import Options
 
-__all__ = ["PhaseCost", "job_cost", "phase_cost"]
+__all__ = ["PhaseCost", "job_cost", "phase_cost", "phase_views"]
 
 
 class PhaseCost(NamedTuple):
@@ -31,33 +32,33 @@ class PhaseCost(NamedTuple):
         return self.local + self.dilated
 
 
-def phase_cost(phase: Phase, options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int, seed: int = 0) -> PhaseCost:
-    """Count one phase's views, step by step.
+def phase_views(phase: Phase, options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int | Sequence[int], seed: int = 0) -> list[tuple[int, int]]:
+    """The views of a phase's every step, (local, dilated).
 
     Exact for samplers that call the model once a step. A second call's noise level is not known before the run; it is counted at
     its step's own, which can differ only at the step where a path falls under the tolerance.
 
     Args:
-        sigmas: (N + 1,) the whole unchanged schedule. `evaluations`: model calls per step.
-
-    Returns:
-        The phase's steps and its views of either path.
+        sigmas: (N + 1,) the whole unchanged schedule. `evaluations`: model calls per step; a sequence gives each step's own.
     """
     rest = shortcut_sigmas(sigmas, options.shortcut).tolist()
     where, grid = phase_starts(phase, options, model, seed), phase_grid(phase, options, model)
     # The weights belong to the unchanged noise levels, so the exponent of the schedule does not matter here.
     weights = phase_weights(phase, options, model, 0.0)
-    local = dilated = 0
-    for step, (sigma, after) in enumerate(pairwise(rest)):
-        calls = 1 if after == 0 else evaluations
+    views = []
+    for step, ((sigma, _), calls) in enumerate(zip(pairwise(rest), calls_per_step(rest, evaluations), strict=True)):
         share_local, share_dilated = path_shares(weights(sigma).c2, options.tolerance) if grid else (1.0, 0.0)
-        if share_local:
-            rows, columns = draw_starts(step, **where)
-            local += calls * len(rows) * len(columns)
-        dilated += calls * grid.views if grid and share_dilated else 0
-    return PhaseCost(phase, len(rest) - 1, local, dilated)
+        rows, columns = draw_starts(step, **where) if share_local else ([], [])
+        views.append((calls * len(rows) * len(columns), calls * grid.views if grid and share_dilated else 0))
+    return views
 
 
-def job_cost(phases: Sequence[Phase], options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int, seed: int = 0) -> list[PhaseCost]:
+def phase_cost(phase: Phase, options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int | Sequence[int], seed: int = 0) -> PhaseCost:
+    """Count one phase's views; the arguments are those of `phase_views`."""
+    views = phase_views(phase, options, model, sigmas, evaluations, seed)
+    return PhaseCost(phase, len(views), sum(local for local, _ in views), sum(dilated for _, dilated in views))
+
+
+def job_cost(phases: Sequence[Phase], options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int | Sequence[int], seed: int = 0) -> list[PhaseCost]:
     """`phase_cost` of every phase."""
     return [phase_cost(phase, options, model, sigmas, evaluations, seed) for phase in phases]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["EVALUATIONS_PER_STEP", "StepClock", "check_steps", "evaluations_per_step"]
+__all__ = ["EVALUATIONS_PER_STEP", "StepClock", "calls_per_step", "check_steps", "evaluations_per_step"]
 
 EVALUATIONS_PER_STEP: dict[str, int] = {
     "euler": 1,
@@ -56,19 +56,24 @@ def check_steps(sampler: str, steps: int) -> None:
         raise ValueError(f"sampler {sampler!r} needs at least {least} steps in a phase, not {steps}; use more steps or a larger shortcut")
 
 
+def calls_per_step(sigmas: Sequence[float], evaluations: int | Sequence[int]) -> list[int]:
+    """Model calls of every step of a run over `sigmas`; a last step to 0 takes one. A sequence is passed on as it is."""
+    return [1 if after == 0 else evaluations for after in sigmas[1:]] if isinstance(evaluations, int) else list(evaluations)
+
+
 class StepClock:
     """Counts the model calls of one sampling run.
 
     Args:
         sigmas: the list that the sampler runs on, descending, the last one included.
-        evaluations: model calls per step, from `evaluations_per_step`.
+        evaluations: model calls per step, from `evaluations_per_step`; a sequence gives each step's own.
 
     Attributes:
         step: number of the step that the last call belonged to; 0 before the first.
     """
 
-    def __init__(self, sigmas: Sequence[float], evaluations: int):
-        self._calls = [step for step, after in enumerate(sigmas[1:]) for _ in range(1 if after == 0 else evaluations)]
+    def __init__(self, sigmas: Sequence[float], evaluations: int | Sequence[int]):
+        self._calls = [step for step, calls in enumerate(calls_per_step(sigmas, evaluations)) for _ in range(calls)]
         self._sigmas = list(sigmas)
         self._done = 0
         self.step = 0

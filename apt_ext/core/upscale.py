@@ -30,7 +30,9 @@ __all__ = [
     "enlarge",
     "finish_phase",
     "phase_denoiser",
+    "phase_fused",
     "phase_grid",
+    "phase_residual",
     "phase_starts",
     "phase_weights",
     "start_phase",
@@ -130,6 +132,60 @@ def phase_weights(phase: Phase, options: Options, model: ModelFacts, gamma: floa
     return weights
 
 
+def phase_fused(
+    denoiser: Denoiser,
+    gamma: float,
+    phase: Phase,
+    options: Options,
+    model: ModelFacts,
+    *,
+    step: Callable[[], int],
+    seed: int,
+    condition: Condition = condition_views,
+    on_views: Callable[[int], None],
+) -> FusedDenoiser:
+    """The fused denoiser of one phase, for hosts that put guidance or their own bookkeeping between it and the sampler.
+
+    Args:
+        denoiser: k-diffusion's signature.
+        gamma: the exponent in force, `PhaseStart.gamma`.
+        step: tells the number of the current step, as a `StepClock` counts it.
+        seed: of the jitter and the window interaction.
+        on_views: told the number of views after each model call; may raise to interrupt.
+    """
+
+    def permutations(number: int) -> Callable[[slice, tuple[int, ...]], Tensor]:
+        generator = torch.Generator().manual_seed((seed * 4096 + phase.number) * 65536 + number)
+
+        def draw(views: slice, shape: tuple[int, ...]) -> Tensor:
+            # One exchange for all samples: prompt and negative prompt must see the same, and a picture the same as if it were alone.
+            count = views.stop - views.start
+            return draw_permutations(count, (1, *shape[1:]), generator).expand(count, *shape)
+
+        return draw
+
+    return FusedDenoiser(
+        denoiser,
+        windows=partial(draw_windows, **phase_starts(phase, options, model, seed)),
+        grid=phase_grid(phase, options, model),
+        weights=phase_weights(phase, options, model, gamma),
+        step=step,
+        blur=blur_of(options),
+        tolerance=options.tolerance,
+        window_batch=options.window_batch,
+        fill=options.fill,
+        feather=options.feather,
+        condition=condition,
+        on_views=on_views,
+        permutations=permutations if options.method == "accdiffusion" else None,
+    )
+
+
+def phase_residual(start: PhaseStart, noise: Tensor, options: Options) -> tuple[Tensor, Tensor] | None:
+    """(z_up, noise) of a phase's skip residual. MultiDiffusion has none: it starts from the noised latent and then goes its own way."""
+    return None if options.method == "multidiffusion" else (start.z_up, noise)
+
+
 def phase_denoiser(
     denoiser: Denoiser,
     start: PhaseStart,
@@ -149,37 +205,14 @@ def phase_denoiser(
         denoiser: k-diffusion's signature, guidance included.
         noise: (B, C, H, W), unit variance: the phase's starting noise.
         evaluations: model calls per step, from `evaluations_per_step`.
-        seed: of the jitter and the window interaction.
-        on_views: told the number of views after each model call; may raise to interrupt.
+        seed, condition, on_views: as in `phase_fused`.
 
     Returns:
         A denoiser for one run of the sampler over `start.sigmas`; its `clock.finish()` tells whether all calls were made.
     """
     clock = StepClock(start.sigmas.tolist(), evaluations)
-    weights = phase_weights(phase, options, model, start.gamma)
-
-    def permutations(step: int) -> Callable[[slice, tuple[int, ...]], Tensor]:
-        generator = torch.Generator().manual_seed((seed * 4096 + phase.number) * 65536 + step)
-        return lambda views, shape: draw_permutations(views.stop - views.start, shape, generator)
-
-    fused = FusedDenoiser(
-        denoiser,
-        windows=partial(draw_windows, **phase_starts(phase, options, model, seed)),
-        grid=phase_grid(phase, options, model),
-        weights=weights,
-        step=lambda: clock.step,
-        blur=blur_of(options),
-        tolerance=options.tolerance,
-        window_batch=options.window_batch,
-        fill=options.fill,
-        feather=options.feather,
-        condition=condition,
-        on_views=on_views,
-        permutations=permutations if options.method == "accdiffusion" else None,
-    )
-    # MultiDiffusion knows no skip residual: it starts from the noised latent and then goes its own way.
-    residual = None if options.method == "multidiffusion" else (start.z_up, noise)
-    return PhaseDenoiser(fused, clock, weights, residual)
+    fused = phase_fused(denoiser, start.gamma, phase, options, model, step=lambda: clock.step, seed=seed, condition=condition, on_views=on_views)
+    return PhaseDenoiser(fused, clock, fused.weights, phase_residual(start, noise, options))
 
 
 def finish_phase(z: Tensor, reference: Tensor, options: Options) -> Tensor:

@@ -1,0 +1,107 @@
+"""What a job would do, for the panel under the accordion: phases, windows and costs, from the very functions that the job itself uses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from modules import sd_models, sd_samplers, shared
+
+from apt_ext.core.cost import phase_views
+from apt_ext.core.phases import base_size, plan_phases
+from apt_ext.core.upscale import phase_starts
+from apt_ext.core.windows import draw_windows
+from apt_ext.options import published
+from apt_ext.webui.family import family_of, window_option
+from apt_ext.webui.request import parse
+from apt_ext.webui.sampling import JITTER_SEED, Layout, lay_out
+from apt_ext.webui.settings import default_values
+from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
+
+__all__ = ["add_route", "describe", "plan"]
+
+
+def describe(layout: Layout) -> dict[str, Any]:
+    """A layout as data for the panel: sizes in pixels, views of the model, and the last phase's windows as [x, y, width, height] in pixels."""
+    facts, options = layout.facts, layout.options
+    phases = []
+    for phase, views in zip(layout.phases, layout.views, strict=True):
+        windows = draw_windows(0, **phase_starts(phase, options, facts, JITTER_SEED))
+        phases.append(
+            {
+                "size": [phase.size[1] * FACTOR, phase.size[0] * FACTOR],
+                "windows": len(windows),
+                "dilated": max((dilated for _, dilated in views), default=0),
+                "steps": len(views),
+                "evaluations": sum(map(sum, views)),
+            }
+        )
+    end = layout.phases[-1]
+    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in draw_windows(0, **phase_starts(end, options, facts, JITTER_SEED))]
+    area = end.size[0] * end.size[1] / (min(end.size[0], facts.window[0]) * min(end.size[1], facts.window[1]))
+    return {
+        "phases": phases,
+        "evaluations": sum(phase["evaluations"] for phase in phases),
+        "demofusion": _demofusion(layout),
+        "plain": round(sum(layout.calls) * area),
+        "drawing": {"size": phases[-1]["size"], "windows": drawn},
+    }
+
+
+def _demofusion(layout: Layout) -> int:
+    """Views of the same job by DemoFusion as published: every step of the schedule, phase by phase, windows half overlapping."""
+    options = dataclasses.replace(published(layout.options), method="demofusion", shortcut=1.0, overlap=0.5, border="inside", tolerance=0.0)
+    sigmas = layout.coordinates.levels(layout.own, layout.total, layout.total - 1)
+    calls = [max(layout.calls)] * (len(sigmas) - 1)
+    phases = plan_phases(base_size(layout.start, layout.facts.window), layout.start, layout.phases[-1].size, "progressive")
+    return sum(sum(map(sum, phase_views(phase, options, layout.facts, sigmas, calls, JITTER_SEED))) for phase in phases)
+
+
+def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The panel's content for what the page shows now.
+
+    Args:
+        asked: "img2img" (bool), "first" and "target" [width, height], for img2img "given" and "resize_mode", "steps", "hires_steps",
+            "denoising", "sampler", "scheduler", and "settings": the controls by name.
+
+    Raises:
+        ValueError: in one sentence, where the job would be refused.
+    """
+    model = sd_models.model_data.sd_model
+    if model is None:
+        raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
+    request = parse([dict(asked["settings"])], default_values())
+    img2img = bool(asked["img2img"])
+    name, steps = str(asked["sampler"]), int(asked["steps"])
+    strength = float(asked["denoising"])
+    if img2img:
+        native = int(getattr(shared.opts, window_option(family_of(model))))
+        start, target = picture_sizes(tuple(asked["given"]), tuple(asked["target"]), int(asked["resize_mode"]), native)
+    else:
+        start, target = hires_sizes(tuple(asked["first"]), tuple(asked["target"]))
+    p = SimpleNamespace(
+        denoising_strength=strength,
+        steps=steps,
+        is_hr_pass=not img2img,
+        scheduler=asked["scheduler"],
+        hr_scheduler=asked["scheduler"],
+        sampler_noise_scheduler_override=None,
+        extra_generation_params={},
+    )
+    layout = lay_out(p, sd_samplers.create_sampler(name, model), request.options, start, target, None if img2img else int(asked["hires_steps"]) or steps)
+    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, **describe(layout)}
+
+
+def add_route(_: Any, app: Any) -> None:
+    """Serve the panel at /apt/plan."""
+    from fastapi import Body
+
+    def answer(asked: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
+        try:
+            return plan(asked)
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            return {"error": str(error)}
+
+    app.add_api_route("/apt/plan", answer, methods=["POST"])

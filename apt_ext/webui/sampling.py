@@ -1,0 +1,253 @@
+"""The pass itself: the host's own image pass, run once per phase with the engine inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from modules import devices, rng, sd_samplers_common, shared
+from torch import Tensor
+
+from apt_ext.core.cost import phase_views
+from apt_ext.core.evaluations import StepClock
+from apt_ext.core.phases import Phase, Size, base_size, plan_phases
+from apt_ext.core.schedule import scale_aware_sigmas
+from apt_ext.core.upscale import ModelFacts, PhaseStart, finish_phase, phase_fused, phase_residual, phase_weights, start_phase
+from apt_ext.options import Options
+from apt_ext.webui.denoiser import PhaseRun, fused_inside, window_corners
+from apt_ext.webui.family import crop_embedding, facts_of, family_of, window_option
+from apt_ext.webui.progress import Progress
+from apt_ext.webui.samplers import Coordinates, check_sampler, coordinates_of, model_calls
+
+__all__ = ["Layout", "Pass", "lay_out", "run_phases"]
+
+JITTER_SEED = 0  # the same windows for every picture, or a picture in a batch would differ from the same one alone
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A job before it runs.
+
+    Attributes:
+        start: (rows, columns) it begins at. `phases`: the sizes it goes through. `facts`: of the checkpoint.
+        options: of the method, with the steps and the shortcut that the host's fields gave already taken out of the schedule.
+        own: the sampler's own list of noise levels. `sigmas`: (N + 1,) of the steps that a phase runs. `calls`: of the model, step by step.
+        total, last: see `Coordinates.levels`.
+        views: (local, dilated) of every step of every phase.
+    """
+
+    start: Size
+    phases: list[Phase]
+    facts: ModelFacts
+    options: Options
+    coordinates: Coordinates
+    own: Tensor
+    sigmas: Tensor
+    calls: list[int]
+    total: int
+    last: int
+    views: list[list[tuple[int, int]]]
+
+
+def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, steps: int | None) -> Layout:
+    """Everything about a pass that is known before it begins.
+
+    Args:
+        p: the processing object; its denoising strength and its schedule are the pass's.
+        sampler: an instance of the host's. `start`, `target`: (rows, columns) in latent pixels.
+        steps: the hires pass's steps; None for img2img, where the denoising strength takes its share of `p.steps`.
+
+    Raises:
+        ValueError: where something of it cannot be done.
+    """
+    check_sampler(sampler.config.name, sampler.funcname)
+    model = shared.sd_model
+    family = family_of(model)
+    coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
+    table = getattr(sampler.model_wrap, "sigmas", None)
+    facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), int(getattr(shared.opts, window_option(family))))  # type: ignore[attr-defined]
+    phases = plan_phases(base_size(start, facts.window), start, target, options.phase_ratios() or options.phases)
+    total, last = sd_samplers_common.setup_img2img_steps(p, steps)
+    if total < 1:
+        raise ValueError(f"denoising strength {p.denoising_strength} leaves no step to run; use one above 0")
+    own = getattr(sampler, coordinates.getter)(p, total)
+    sigmas = coordinates.levels(own, total, last)
+    calls = model_calls(sampler.config.name, sampler.funcname, sigmas.tolist())
+    inside = dataclasses.replace(options, shortcut=1.0)
+    views = [phase_views(phase, inside, facts, sigmas, calls, JITTER_SEED) for phase in phases]
+    return Layout(start, phases, facts, inside, coordinates, own, sigmas, calls, total, last, views)
+
+
+@dataclass
+class Pass:
+    """One run over all phases, of one batch of pictures.
+
+    Attributes:
+        p, sampler: the host's. `layout`: from `lay_out`.
+        original: the sampler's own `sample_img2img`.
+        upsample: (latent, size) -> the latent at that size.
+        on_finished: told each finished phase but the last, and its latent.
+    """
+
+    p: Any
+    sampler: Any
+    layout: Layout
+    original: Callable[..., Tensor]
+    upsample: Callable[[Tensor, Size], Tensor]
+    on_finished: Callable[[Phase, Tensor], None]
+    progress: Progress
+    noise_multiplier: float = 1.0
+
+
+def _stopped() -> bool:
+    return bool(shared.state.interrupted or shared.state.skipped)
+
+
+def _resized(value: Tensor | None, size: Size, mode: str) -> Tensor | None:
+    """A spatial tensor (B, C, H, W) or (C, H, W) at another size; what is not spatial (a 1 x 1 dummy, an embedding) is left alone."""
+    if value is None or value.ndim < 3 or tuple(value.shape[-2:]) in (size, (1, 1)):
+        return value
+    batched = value if value.ndim == 4 else value[None]
+    smooth = {"antialias": True} if mode == "bicubic" else {}
+    resized = F.interpolate(batched.float(), size=size, mode=mode, **smooth).to(value.dtype)
+    return resized if value.ndim == 4 else resized[0]
+
+
+def _resized_conditioning(value: Tensor | None, size: Size) -> Tensor | None:
+    """Inpainting's (B, 5, H, W) has a mask in its first channel, which stays sharp; depth and edit latents are resized as pictures."""
+    if value is None or value.ndim != 4 or value.shape[1] not in (5, 9):
+        return _resized(value, size, "bicubic")
+    mask, rest = _resized(value[:, :1], size, "nearest-exact"), _resized(value[:, 1:], size, "bicubic")
+    assert mask is not None
+    assert rest is not None
+    return torch.cat([mask, rest], dim=1)
+
+
+@contextmanager
+def _attributes(target: Any, **values: Any) -> Iterator[None]:
+    """Within the block, attributes of an instance have other values; afterwards those it had, or none of its own."""
+    before = {name: target.__dict__[name] for name in values if name in target.__dict__}
+    try:
+        for name, value in values.items():
+            setattr(target, name, value)
+        yield
+    finally:
+        for name in values:
+            if name in before:
+                setattr(target, name, before[name])
+            else:
+                target.__dict__.pop(name, None)
+
+
+def _halve(p: Any, error: Exception, batch: int) -> int:
+    """The window batch after an out-of-memory error."""
+    if batch <= 1:
+        raise RuntimeError(
+            "APT: one window alone does not fit into the GPU's memory; free some memory, use a smaller native window in the settings, or --medvram"
+        ) from error
+    devices.torch_gc()
+    p.comment(f"APT: out of memory, so the window batch went from {batch} to {batch // 2}. The picture is the same; it takes a little longer.")
+    return batch // 2
+
+
+def _phase_run(run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: Tensor, options: Options) -> tuple[PhaseRun, list[int]]:
+    """The engine for one phase, and the window batch that it ends with (in a list, for it may shrink)."""
+    layout, p = run.layout, run.p
+    clock = StepClock(layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.calls)
+    batch = [options.window_batch]
+
+    def on_views(count: int) -> None:
+        run.progress.done(clock.step, count)
+        if _stopped():
+            raise sd_samplers_common.InterruptedException
+
+    def on_memory(error: Exception, used: int) -> int:
+        batch[0] = _halve(p, error, used)
+        return batch[0]
+
+    offset = (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left))
+    fuse = partial(
+        phase_fused,
+        gamma=start.gamma,
+        phase=phase,
+        options=options,
+        model=layout.facts,
+        step=lambda: clock.step,
+        seed=JITTER_SEED,
+        condition=window_corners(crop_embedding(shared.sd_model), offset),
+        on_views=on_views,
+    )
+    weights = phase_weights(phase, options, layout.facts, start.gamma)
+    return PhaseRun(layout.coordinates, clock, fuse, weights, phase_residual(start, noise, options), run.progress.show, on_memory), batch
+
+
+def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
+    """Take latents through all phases by the host's own image pass.
+
+    Args:
+        z: (B, C, h, w) clean latents to start from; also the reference of the statistics.
+        whole: (B, C, H, W) what the host would have started from: the target size, and the content outside a mask.
+        args: the conditioning and unconditional conditioning. `steps`, `image_conditioning`: as the host gave them.
+
+    Returns:
+        (B, C, H, W). After an interruption, the best so far at that size.
+    """
+    p, sampler, layout = run.p, run.sampler, run.layout
+    reference, options = z, layout.options
+    mask, nmask = getattr(p, "mask", None), getattr(p, "nmask", None)
+    target = (whole.shape[-2], whole.shape[-1])
+    try:
+        for phase in layout.phases:
+            run.progress.begin(phase)
+            start = start_phase(run.upsample(z, phase.size), reference, phase, options, layout.sigmas, layout.facts)
+            small, small_n = _resized(mask, phase.size, "nearest-exact"), _resized(nmask, phase.size, "nearest-exact")
+            outside = _resized(whole, phase.size, "bicubic")
+            if small is not None and small_n is not None and outside is not None:
+                start = start._replace(z_up=(start.z_up * small_n + outside * small).to(start.z_up.dtype))
+            generator = rng.ImageRNG(
+                start.z_up.shape[1:],
+                p.seeds,
+                subseeds=p.subseeds,
+                subseed_strength=p.subseed_strength,
+                seed_resize_from_h=p.seed_resize_from_h,
+                seed_resize_from_w=p.seed_resize_from_w,
+            )
+            noise = generator.next().to(start.z_up) * run.noise_multiplier
+            rescale = partial(scale_aware_sigmas, scale=phase.scale, gamma=start.gamma, sigma_max=layout.facts.sigma_max)
+            own = layout.coordinates.rescaled(layout.own, rescale)
+            inside, batch = _phase_run(run, phase, start, noise, own, options)
+            masks = {"mask": small, "nmask": small_n} if mask is not None else {}
+            lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps, own=own: own, "callback_state": _callback_state(sampler, run.progress)}
+            with _attributes(p, rng=generator, **masks), _attributes(sampler, **lists), fused_inside(sampler.model_wrap_cfg, inside):
+                conditioning = _resized_conditioning(image_conditioning, phase.size)
+                x = run.original(p, start.z_up, noise, *args, steps=steps, image_conditioning=conditioning)
+            options = dataclasses.replace(options, window_batch=batch[0])
+            if _stopped():
+                # Early in a phase the estimate is still a blur: then the picture that the phase began with is the better one.
+                z = x if 2 * (inside.clock.step + 1) > len(layout.calls) else start.z_up
+                break
+            inside.clock.finish()
+            z = finish_phase(x, reference, options).to(start.z_up.dtype)
+            if phase.size != target:
+                run.on_finished(phase, z)
+    finally:
+        run.progress.end()
+    resized = _resized(z, target, "bicubic")
+    assert resized is not None
+    return resized
+
+
+def _callback_state(sampler: Any, progress: Progress) -> Callable[[dict[str, Any]], None]:
+    """The host's own per-step callback, after which the bar stands where the whole job is."""
+
+    def callback(info: dict[str, Any]) -> None:
+        type(sampler).callback_state(sampler, info)
+        progress.show()
+
+    return callback

@@ -1,0 +1,132 @@
+"""APT on the page and in the API: the accordion, and the entry of the Scripts dropdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from modules import processing, scripts, shared
+from modules.infotext_utils import PasteField
+from modules.ui_components import InputAccordion
+
+from apt_ext.webui import job
+from apt_ext.webui.errors import refuse
+from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, replaced
+from apt_ext.webui.settings import default_values
+from apt_ext.webui.ui import build, component, paste_functions
+from apt_ext.webui.xyz import overrides_of
+
+__all__ = ["APTScript", "APTUpscaleScript"]
+
+FACTOR = 8
+ASKED = "apt_request"  # on a processing object: what the dropdown entry asks of the accordion's script
+
+
+class APTScript(scripts.Script):
+    """The accordion "APT", next to Hires. fix in txt2img and in img2img."""
+
+    section = "accordions"
+    create_group = False
+
+    def title(self) -> str:
+        """The name, also in the API."""
+        return "APT"
+
+    def show(self, is_img2img: bool) -> Any:
+        """In both tabs, always."""
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """The accordion's components, in the order of the API's arguments."""
+        with InputAccordion(False, label="APT", elem_id=self.elem_id("enable")) as enabled:
+            made = build(default_values(), self.elem_id)
+            gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
+        read = paste_functions()
+        self.infotext_fields = [
+            PasteField(enabled, lambda d: "APT method" in d, api="apt_enabled"),
+            *(PasteField(component, read[name], api=f"apt_{name}") for name, component in made.items()),
+        ]
+        self.paste_field_names = [control.infotext for control in CONTROLS if control.infotext]
+        return [enabled, *made.values()]
+
+    def before_process(self, p: Any, enabled: Any = False, *args: Any) -> None:
+        """Attach a job where APT is on; what is wrong with it is raised later, where the host lets it through."""
+        asked = p.__dict__.pop(ASKED, None)
+        overrides = overrides_of(p)
+        on = overrides.pop("enabled", None)
+        if isinstance(enabled, dict):
+            enabled, args = enabled.get("enabled", True), ({k: v for k, v in enabled.items() if k != "enabled"},)
+        if asked is None and not (enabled if on is None else on):
+            job.detach(p)
+            return
+        try:
+            request = asked or parse(args, default_values())
+            job.attach(p, replaced(request, overrides))
+        except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
+            job.attach(p, error)
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """The pass begins: its sampler is ready."""
+        if job.job_of(p) is not None:
+            job.install(p)
+
+    def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
+        """Img2img's latents are finished; decode large ones in tiles."""
+        if job.job_of(p) is not None:
+            ps.samples = job.decode_samples(p, ps.samples)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        """The job is over."""
+        job.detach(p)
+
+
+class APTUpscaleScript(scripts.Script):
+    """The entry "APT upscale" of the Scripts dropdown: the same, with a scale of its own."""
+
+    def title(self) -> str:
+        """The name, also in the API."""
+        return "APT upscale"
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """The scale, then the accordion's controls."""
+        scale = component(SCALE, SCALE.default, self.elem_id("scale"))
+        made = build(default_values(), self.elem_id)
+        gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
+        return [scale, *made.values()]
+
+    def run(self, p: Any, *args: Any) -> Any:
+        """Turn the pass on by itself, at the scale, and let the host process as ever."""
+        try:
+            scale, request = _upscale_request(args)
+            _set_size(p, scale)
+        except ValueError as error:
+            refuse(p, error)
+        p.__dict__[ASKED] = request
+        return processing.process_images(p)
+
+
+def _upscale_request(args: tuple[Any, ...]) -> tuple[float, Request]:
+    if args and isinstance(args[0], dict):
+        # The host fills up with other scripts' arguments behind a single dict.
+        named = dict(args[0])
+        scale: Any = named.pop("scale", SCALE.default)
+        rest: tuple[Any, ...] = (named,)
+    else:
+        scale, rest = (args[0], args[1:]) if args else (SCALE.default, ())
+    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if not number or not SCALE.least <= scale <= SCALE.most:
+        raise ValueError(f"scale {scale!r} is out of range; use a number from {SCALE.least:g} to {SCALE.most:g}")
+    return float(scale), parse(rest, default_values())
+
+
+def _set_size(p: Any, scale: float) -> None:
+    if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
+        p.enable_hr, p.hr_scale, p.hr_resize_x, p.hr_resize_y = True, scale, 0, 0
+        if p.hr_upscaler is None:
+            p.hr_upscaler = shared.latent_upscale_default_mode
+        return
+    if p.image_mask is not None and p.inpaint_full_res:
+        width, height = p.width, p.height
+    else:
+        width, height = p.init_images[0].size
+    p.width, p.height = (max(FACTOR, round(side * scale / FACTOR) * FACTOR) for side in (width, height))

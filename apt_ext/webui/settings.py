@@ -1,0 +1,43 @@
+"""The settings page: the controls' defaults, and the native window of each model family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from modules import shared
+
+from apt_ext.webui.family import FAMILIES, window_option
+from apt_ext.webui.request import CONTROLS, Control, defaults
+
+__all__ = ["add_settings", "default_values"]
+
+SECTION = ("apt", "APT")
+
+
+def _default_option(control: Control) -> Any:
+    label = f"Default: {control.label}"
+    if control.choices:
+        kind = gr.Dropdown if control.free else gr.Radio
+        free = {"allow_custom_value": True} if control.free else {}
+        return shared.OptionInfo(control.default, label, kind, {"choices": list(control.choices), **free}, section=SECTION)
+    if isinstance(control.default, bool):
+        return shared.OptionInfo(control.default, label, section=SECTION)
+    step = 1 if isinstance(control.default, int) else 0.001 if control.name == "tolerance" else 0.05
+    limits = {"minimum": control.least, "maximum": control.most, "step": step}
+    return shared.OptionInfo(control.default, label, gr.Slider, limits, section=SECTION)
+
+
+def add_settings() -> None:
+    """Register the page with the host."""
+    for family, (label, native, _) in FAMILIES.items():
+        limits = {"minimum": 256, "maximum": 2048, "step": 64}
+        info = shared.OptionInfo(native, f"Native window, {label}", gr.Slider, limits, section=SECTION, infotext=f"APT window {family}")
+        shared.opts.add_option(window_option(family), info.info("pixels; what the model was trained at"))
+    for control in CONTROLS:
+        shared.opts.add_option(f"apt_default_{control.name}", _default_option(control).info("after reloading the page"))
+
+
+def default_values() -> dict[str, Any]:
+    """Every control's default, as the settings page has it."""
+    return {name: getattr(shared.opts, f"apt_default_{name}", value) for name, value in defaults().items()}

@@ -1,0 +1,100 @@
+"""The controls on the page, made from `CONTROLS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from apt_ext.webui.request import CONTROLS, CUSTOM, Control, preset_values
+
+__all__ = ["build", "component", "paste_functions"]
+
+
+def _step(control: Control) -> float:
+    assert control.most is not None
+    return 1 if isinstance(control.default, int) else 0.05 if control.most <= 10 and control.name != "tolerance" else 0.001 if control.most <= 1 else 0.5
+
+
+def component(control: Control, value: Any, elem_id: str) -> Any:
+    """The gradio component of a control."""
+    shared = {"label": control.label, "value": value, "elem_id": elem_id}
+    if control.choices and control.free:
+        return gr.Dropdown(choices=list(control.choices), allow_custom_value=True, info=control.help, **shared)
+    if control.choices:
+        return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
+    if isinstance(control.default, bool):
+        return gr.Checkbox(**shared)
+    return gr.Slider(minimum=control.least, maximum=control.most, step=_step(control), info=control.help, **shared)
+
+
+def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str, Any]:
+    """Lay the controls out: the main ones, and the others under "Advanced".
+
+    Args:
+        values: what each shows at first. `elem_id`: name -> the component's id.
+
+    Returns:
+        The components by name, in the order of `CONTROLS`.
+    """
+    made: dict[str, Any] = {}
+
+    def row(*names: str) -> None:
+        with gr.Row():
+            for name in names:
+                control = next(c for c in CONTROLS if c.name == name)
+                made[name] = component(control, values[name], elem_id(name))
+
+    row("preset", "method")
+    row("phases", "matching")
+    row("gamma", "overlap")
+    row("gamma_auto", "tiled_vae", "save_phases")
+    row("jitter", "window_batch")
+    with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
+        row("residual", "dilated", "sharpen")
+        row("blur", "feather", "tolerance")
+        row("blur_auto", "border", "fill", "reanchor")
+    ordered = {control.name: made[control.name] for control in CONTROLS}
+    _wire_preset(ordered)
+    return ordered
+
+
+def _wire_preset(made: Mapping[str, Any]) -> None:
+    """A preset fills the rest; touching the rest makes it a custom one again."""
+    filled = [name for name in made if name in preset_values("Quality")]
+
+    def fill(preset: str) -> list[Any]:
+        values = preset_values(preset)
+        return [gr.update(value=values[name]) if name in values else gr.update() for name in filled]
+
+    made["preset"].input(fn=fill, inputs=[made["preset"]], outputs=[made[name] for name in filled], show_progress=False, queue=False)
+    for name in filled:
+        made[name].input(fn=None, _js=f"() => '{CUSTOM}'", inputs=[], outputs=[made["preset"]], show_progress=False)
+
+
+def paste_functions() -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """Control name -> how its value is read from a parsed infotext; None leaves it as it is."""
+
+    def reader(control: Control) -> Callable[[dict[str, Any]], Any]:
+        if control.name == "preset":
+            return lambda d: CUSTOM if "APT method" in d else None
+        if control.word:
+            option = control.name.removesuffix(f"_{control.word}")
+            return lambda d: None if f"APT {option}" not in d else d[f"APT {option}"] == control.word
+        if not control.infotext:
+            return lambda d: None
+        if isinstance(control.default, bool):
+            return lambda d: None if control.infotext not in d else str(d[control.infotext]) == "True"
+        if control.choices:
+            return lambda d: d.get(control.infotext)
+        return lambda d: _number(d.get(control.infotext), control)
+
+    return {control.name: reader(control) for control in CONTROLS}
+
+
+def _number(text: Any, control: Control) -> Any:
+    try:
+        return (int if isinstance(control.default, int) else float)(text)
+    except (TypeError, ValueError):
+        return None  # a word, which has a box of its own

@@ -1,0 +1,95 @@
+"""The host's VAE: encoding, decoding and enlarging of latents, in tiles where the picture is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from modules import devices, images, processing, sd_samplers_common, shared
+from PIL import Image
+from torch import Tensor, nn
+
+from apt_ext.core.phases import Size
+from apt_ext.core.tile_norm import shared_group_norm
+from apt_ext.core.tiling import map_tiles
+from apt_ext.core.upscale import enlarge
+
+__all__ = ["decode", "encode", "encode_picture", "pictures_of", "tiled_vae", "upsampler"]
+
+FACTOR = 8
+TILE, HALO = 96, 16  # latent pixels; 768 px tiles fit where a native picture is sampled
+
+
+def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Callable[[Tensor], Tensor]:
+    """An encoder's or a decoder's forward, tile by tile, with group normalisation over the whole picture."""
+    forward: Callable[[Tensor], Tensor] = half.forward
+
+    def run(x: Tensor) -> Tensor:
+        if max(x.shape[-2:]) <= tile:
+            return forward(x)
+        whole = partial(map_tiles, forward, x, factor, tile=tile, halo=halo)
+        with shared_group_norm(half, whole):
+            return whole().to(x.dtype)
+
+    return run
+
+
+@contextmanager
+def tiled_vae(model: Any, on: bool = True) -> Iterator[None]:
+    """Within the block, this model's VAE works in tiles; afterwards it is what it was.
+
+    Only the encoder and the decoder of this instance are changed, so the host's choice of VAE, its precision, its NaN check and TAESD stay
+    as they are. Where another extension already has its own forward there, it is left to that one.
+    """
+    sizes = {"encoder": (Fraction(1, FACTOR), TILE * FACTOR, HALO * FACTOR), "decoder": (Fraction(FACTOR), TILE, HALO)}
+    halves = {name: getattr(model.first_stage_model, name, None) for name in sizes} if on else {}
+    ours = [(half, *sizes[name]) for name, half in halves.items() if isinstance(half, nn.Module) and "forward" not in half.__dict__]
+    try:
+        for half, factor, tile, halo in ours:
+            half.__dict__["forward"] = _tiled(half, factor, tile, halo)
+        yield
+    finally:
+        for half, *_ in ours:
+            half.__dict__.pop("forward", None)
+
+
+def decode(model: Any, latent: Tensor) -> list[Tensor]:
+    """(B, 4, h, w) -> B pictures (3, 8h, 8w) in -1..1 on the CPU, with the host's NaN check and its retry at higher precision."""
+    return processing.decode_latent_batch(model, latent, target_device=devices.cpu, check_for_nans=True)
+
+
+def pictures_of(model: Any, latent: Tensor) -> list[Image.Image]:
+    """(B, 4, h, w) -> B pictures."""
+    values = [((sample.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0).numpy().astype(np.uint8) for sample in decode(model, latent)]
+    return [Image.fromarray(value) for value in values]
+
+
+def encode(model: Any, pictures: list[Image.Image]) -> Tensor:
+    """B pictures of one size, sides multiples of 8 -> (B, 4, h, w)."""
+    values = np.stack([np.asarray(picture.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255 for picture in pictures])
+    image = torch.from_numpy(values).to(shared.device, dtype=devices.dtype_vae)
+    return sd_samplers_common.images_tensor_to_samples(image, sd_samplers_common.approximation_indexes.get(shared.opts.sd_vae_encode_method), model)
+
+
+def encode_picture(model: Any, picture: Image.Image, size: Size, resize_mode: int) -> Tensor:
+    """A picture, resized as the host does it, -> (1, 4, rows, columns)."""
+    return encode(model, [images.resize_image(resize_mode, picture, size[1] * FACTOR, size[0] * FACTOR)])
+
+
+def upsampler(model: Any, name: str | None) -> Callable[[Tensor, Size], Tensor]:
+    """How latents are enlarged between the phases: by one of the host's pixel upscalers and the VAE, or, without a name, bicubically as latents."""
+    if name is None:
+        return enlarge
+
+    def through_pixels(z: Tensor, size: Size) -> Tensor:
+        if tuple(z.shape[-2:]) == size:
+            return z
+        larger = [images.resize_image(0, picture, size[1] * FACTOR, size[0] * FACTOR, upscaler_name=name) for picture in pictures_of(model, z)]
+        return encode(model, larger).to(z)
+
+    return through_pixels

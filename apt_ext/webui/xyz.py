@@ -1,0 +1,50 @@
+"""Axes for the host's X/Y/Z plot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import scripts
+
+from apt_ext.options import METHODS, PHASE_POLICIES
+
+__all__ = ["add_axes", "overrides_of"]
+
+PREFIX = "apt_axis_"
+
+
+def overrides_of(p: Any) -> dict[str, Any]:
+    """What the plot has set on a processing object: option name -> value, and "enabled"."""
+    return {name.removeprefix(PREFIX): value for name, value in p.__dict__.items() if name.startswith(PREFIX)}
+
+
+def _boolean(text: str) -> bool:
+    return str(text).lower() in ("true", "on", "yes", "1")
+
+
+def _number_or_auto(text: str) -> float | str:
+    return "auto" if str(text).strip().lower() == "auto" else float(text)
+
+
+def add_axes() -> None:
+    """Add the axes to the plot, once; a page reload calls this again."""
+    module = next((data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py"), None)
+    if module is None or any(option.label.startswith("[APT]") for option in module.axis_options):
+        return
+
+    def axis(label: str, kind: Any, name: str, **more: Any) -> Any:
+        def apply(p: Any, value: Any, values: Any) -> None:
+            setattr(p, PREFIX + name, value)
+
+        return module.AxisOption(f"[APT] {label}", kind, apply, **more)
+
+    module.axis_options.extend(
+        [
+            axis("On", _boolean, "enabled", choices=lambda: ["True", "False"]),
+            axis("Method", str, "method", choices=lambda: list(METHODS)),
+            axis("Phases", str, "phases", choices=lambda: list(PHASE_POLICIES)),
+            axis("Statistical matching", float, "matching"),
+            axis("Schedule strength", _number_or_auto, "gamma"),
+            axis("Window overlap", float, "overlap"),
+        ]
+    )

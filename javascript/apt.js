@@ -1,0 +1,158 @@
+// The panel under the APT accordion: asks the server what the job would do, and draws it.
+// Every number comes from the server, which plans with the same code that runs the job.
+
+(function() {
+    const WAIT = 300; // milliseconds after the last change
+
+    function field(id) {
+        const root = gradioApp().getElementById(id);
+        if (!root) return null;
+        const radio = root.querySelector("input[type=radio]:checked");
+        if (radio) return radio.value;
+        const box = root.querySelector("input[type=checkbox]");
+        if (box) return box.checked;
+        const input = root.querySelector("input[type=number], input, textarea");
+        if (!input) return null;
+        return input.type === "number" ? parseFloat(input.value) : input.value;
+    }
+
+    function chosen(id, same, otherwise) {
+        const value = field(id);
+        return !value || value === same ? otherwise : value;
+    }
+
+    function settings(prefix, names) {
+        const values = {};
+        for (const name of names) {
+            const value = field(prefix + name);
+            if (value !== null && !Number.isNaN(value)) values[name] = value;
+        }
+        return values;
+    }
+
+    const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
+        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor"];
+
+    function named(values) {
+        // What has a box of its own for a word is sent by its option's name.
+        const out = {...values};
+        for (const name of ["gamma", "blur"]) {
+            if (out[name + "_auto"]) out[name] = "auto";
+            delete out[name + "_auto"];
+        }
+        return out;
+    }
+
+    function asHires(prefix, scale) {
+        const width = field("txt2img_width"), height = field("txt2img_height");
+        const x = scale ? 0 : field("txt2img_hr_resize_x"), y = scale ? 0 : field("txt2img_hr_resize_y");
+        let target = [Math.floor(width * (scale || field("txt2img_hr_scale"))), Math.floor(height * (scale || field("txt2img_hr_scale")))];
+        if (x && y) target = [x, y];
+        else if (x) target = [x, Math.floor(x * height / width)];
+        else if (y) target = [Math.floor(y * width / height), y];
+        const scheduler = chosen("hr_scheduler", "Use same scheduler", field("txt2img_scheduler"));
+        return {
+            img2img: false, first: [width, height], target: target, steps: field("txt2img_steps"), hires_steps: field("txt2img_hires_steps"),
+            denoising: field("txt2img_denoising_strength"), sampler: chosen("hr_sampler", "Use same sampler", field("txt2img_sampling")),
+            scheduler: scheduler, settings: named(settings(prefix, NAMES)),
+        };
+    }
+
+    function asPicture(prefix, scale) {
+        const image = gradioApp().querySelector('#mode_img2img > div[style="display: block;"] img');
+        if (!image || !image.naturalWidth) return {error: "Choose a picture to see what will happen."};
+        const given = [image.naturalWidth, image.naturalHeight];
+        const tab = gradioApp().querySelector("#img2img_tabs_resize button.selected");
+        const by = scale || (tab && tab.textContent.includes("by") ? field("img2img_scale") : 0);
+        const target = by ? given.map((side) => Math.floor(side * by / 8) * 8) : [field("img2img_width"), field("img2img_height")];
+        const modes = Array.from(gradioApp().querySelectorAll("#resize_mode input"));
+        return {
+            img2img: true, given: given, target: target, resize_mode: Math.max(0, modes.findIndex((mode) => mode.checked)), steps: field("img2img_steps"),
+            hires_steps: 0, denoising: field("img2img_denoising_strength"), sampler: field("img2img_sampling"), scheduler: field("img2img_scheduler"),
+            settings: named(settings(prefix, NAMES)),
+        };
+    }
+
+    function escaped(text) {
+        const span = document.createElement("span");
+        span.textContent = text;
+        return span.innerHTML;
+    }
+
+    function drawing(data) {
+        const [width, height] = data.size;
+        const side = 140 / Math.max(width, height);
+        const rect = ([x, y, w, h], kind) => `<rect class="${kind}" x="${x}" y="${y}" width="${w}" height="${h}"/>`;
+        const windows = data.windows.slice(0, 400).map((window) => rect(window, "apt-window")).join("");
+        return `<svg width="${width * side}" height="${height * side}" viewBox="0 0 ${width} ${height}" role="img" ` +
+            `aria-label="windows over the picture">${windows}${rect(data.windows[0], "apt-first")}</svg>`;
+    }
+
+    function share(part, whole) {
+        if (!whole) return "";
+        const ratio = part / whole;
+        return ratio <= 1 ? `${Math.round(100 * ratio)} %` : `${ratio.toFixed(1)} times`;
+    }
+
+    function panel(data) {
+        if (data.error) return `<div class="apt-error">${escaped(data.error)}</div>`;
+        const rows = data.phases.map((phase, k) => `<tr><td>${k + 1}</td><td>${phase.size[0]} x ${phase.size[1]}</td><td>${phase.steps}</td>` +
+            `<td>${phase.windows} + ${phase.dilated}</td><td>${phase.evaluations}</td></tr>`).join("");
+        return `<div class="apt-panel">${drawing(data.drawing)}<div><table><tr><th>phase</th><th>size</th><th>steps</th><th>windows + dilated views</th>` +
+            `<th>UNet evaluations</th></tr>${rows}</table>` +
+            `<div><b>${data.evaluations}</b> UNet evaluations per picture, from ${data.start[0]} x ${data.start[1]}. ` +
+            `DemoFusion as published: ${data.demofusion} (this is ${share(data.evaluations, data.demofusion)} of it). ` +
+            `A plain pass over the whole picture: about ${data.plain} windows' worth.</div></div></div>`;
+    }
+
+    function panels() {
+        return [
+            {id: "script_txt2img_apt_plan", prefix: "script_txt2img_apt_", on: "script_txt2img_apt_enable-checkbox", ask: () => {
+                if (!field("txt2img_hr-checkbox")) return {error: "Hires. fix is off, so APT has nothing to enlarge. Turn Hires. fix on, or choose 'APT upscale' under Script."};
+                return asHires("script_txt2img_apt_", 0);
+            }},
+            {id: "script_img2img_apt_plan", prefix: "script_img2img_apt_", on: "script_img2img_apt_enable-checkbox", ask: () => asPicture("script_img2img_apt_", 0)},
+            {id: "script_txt2img_apt_upscale_plan", prefix: "script_txt2img_apt_upscale_", ask: () => asHires("script_txt2img_apt_upscale_", field("script_txt2img_apt_upscale_scale"))},
+            {id: "script_img2img_apt_upscale_plan", prefix: "script_img2img_apt_upscale_", ask: () => asPicture("script_img2img_apt_upscale_", field("script_img2img_apt_upscale_scale"))},
+        ];
+    }
+
+    const shown = {};
+
+    async function refresh() {
+        for (const one of panels()) {
+            const root = gradioApp().getElementById(one.id);
+            if (!root || root.offsetParent === null || (one.on && !field(one.on))) continue;
+            const asked = one.ask();
+            const key = JSON.stringify(asked);
+            const target = root.querySelector(".apt-content") || root.appendChild(Object.assign(document.createElement("div"), {className: "apt-content"}));
+            if (shown[one.id] === key && target.innerHTML) continue;
+            shown[one.id] = key;
+            if (asked.error) {
+                target.innerHTML = panel(asked);
+                continue;
+            }
+            try {
+                const answer = await fetch("./apt/plan", {method: "POST", headers: {"Content-Type": "application/json"}, body: key});
+                const data = await answer.json();
+                if (shown[one.id] === key) target.innerHTML = panel(answer.ok ? data : {error: "The plan could not be made; see the console."});
+                if (data.error) shown[one.id] = null; // a checkpoint may be loaded by the next look
+            } catch (error) {
+                shown[one.id] = null;
+            }
+        }
+    }
+
+    let timer = null;
+
+    function later() {
+        clearTimeout(timer);
+        timer = setTimeout(refresh, WAIT);
+    }
+
+    onUiLoaded(() => {
+        for (const kind of ["input", "change", "click"]) gradioApp().addEventListener(kind, later, true);
+        later();
+    });
+    onAfterUiUpdate(later);
+})();

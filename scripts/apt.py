@@ -1,0 +1,12 @@
+"""Registers APT with the WebUI."""
+
+from modules import script_callbacks
+
+from apt_ext.webui.plan import add_route
+from apt_ext.webui.script import APTScript, APTUpscaleScript  # noqa: F401
+from apt_ext.webui.settings import add_settings
+from apt_ext.webui.xyz import add_axes
+
+script_callbacks.on_ui_settings(add_settings)
+script_callbacks.on_before_ui(add_axes)
+script_callbacks.on_app_started(add_route)
