@@ -73,6 +73,8 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     table = getattr(sampler.model_wrap, "sigmas", None)
     facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), int(getattr(shared.opts, window_option(family))))  # type: ignore[attr-defined]
     phases = plan_phases(base_size(start, facts.window), start, target, options.phase_ratios() or options.phases)
+    if p.denoising_strength is None:
+        raise ValueError("denoising strength is not given; it says how much of the schedule each phase runs, try 0.6")
     total, last = sd_samplers_common.setup_img2img_steps(p, steps)
     if total < 1:
         raise ValueError(f"denoising strength {p.denoising_strength} leaves no step to run; use one above 0")

@@ -9,6 +9,7 @@ from modules import processing, scripts, shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from apt_ext.options import Options
 from apt_ext.webui import job
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, replaced
@@ -43,8 +44,8 @@ class APTScript(scripts.Script):
             gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
         read = paste_functions()
         self.infotext_fields = [
-            PasteField(enabled, lambda d: "APT method" in d, api="apt_enabled"),
-            *(PasteField(component, read[name], api=f"apt_{name}") for name, component in made.items()),
+            PasteField(enabled, lambda d: "APT method" in d),
+            *(PasteField(component, read[name]) for name, component in made.items()),
         ]
         self.paste_field_names = [control.infotext for control in CONTROLS if control.infotext]
         return [enabled, *made.values()]
@@ -122,6 +123,8 @@ def _upscale_request(args: tuple[Any, ...]) -> tuple[float, Request]:
 def _set_size(p: Any, scale: float) -> None:
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
         p.enable_hr, p.hr_scale, p.hr_resize_x, p.hr_resize_y = True, scale, 0, 0
+        if p.denoising_strength is None:  # the API's default
+            p.denoising_strength = Options().shortcut
         if p.hr_upscaler is None:
             p.hr_upscaler = shared.latent_upscale_default_mode
         return
