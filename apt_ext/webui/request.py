@@ -13,6 +13,7 @@ __all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "Request", "defaults", "inf
 
 CUSTOM = "Custom"
 FROM_HOST = ("steps", "shortcut")  # the host's own fields: (hires) steps and denoising strength
+SLIDERS = {"window_batch": 64, "residual": 10.0, "dilated": 10.0, "sharpen": 10.0, "blur": 5.0}  # where the whole range would make the slider coarse
 HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
 
 
@@ -24,7 +25,7 @@ class Control:
         name: of the argument, and of the field of `Options` where it is one.
         default, label, help: what the page shows.
         choices: of a list; `free` allows other text too.
-        least, most: of a slider.
+        least, most: of a number. `slider`: how far the page's slider goes.
         advanced: shown under "Advanced".
         word: this is the box that replaces the number of the control before it by this word.
         infotext: name in the infotext; empty where the setting does not change the picture.
@@ -38,6 +39,7 @@ class Control:
     free: bool = False
     least: float | None = None
     most: float | None = None
+    slider: float | None = None
     advanced: bool = False
     word: str = ""
     infotext: str = ""
@@ -53,10 +55,13 @@ def _of_option(name: str, advanced: bool = False) -> list[Control]:
         box = Control(
             f"{name}_{limits['word']}", default == limits["word"], f"{limits['label']}: {limits['word']}", text, advanced=advanced, word=limits["word"]
         )
-        return [Control(name, number, limits["label"], text, least=limits["least"], most=limits["most"], advanced=advanced, infotext=key), box]
+        extent = {"least": limits["least"], "most": limits["most"], "slider": SLIDERS.get(name, limits["most"])}
+        return [Control(name, number, limits["label"], text, advanced=advanced, infotext=key, **extent), box]
     if name == "phases":
         return [Control(name, default, limits["label"], text, choices=PHASE_POLICIES, free=True, advanced=advanced, infotext=key)]
-    extent = {"choices": tuple(limits["choices"])} if "choices" in limits else {"least": limits["least"], "most": limits["most"]}
+    if "choices" in limits:
+        return [Control(name, default, limits["label"], text, choices=tuple(limits["choices"]), advanced=advanced, infotext=key)]
+    extent = {"least": limits["least"], "most": limits["most"], "slider": SLIDERS.get(name, limits["most"])}
     return [Control(name, default, limits["label"], text, advanced=advanced, infotext=key, **extent)]
 
 
@@ -82,7 +87,7 @@ CONTROLS: tuple[Control, ...] = (
     *_of_option("tolerance", advanced=True),
     *_of_option("reanchor", advanced=True),
 )
-SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0)
+SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
 _BY_NAME = {control.name: control for control in CONTROLS}
 _OPTION_NAMES = tuple(name for name in settings() if name not in FROM_HOST)

@@ -17,14 +17,12 @@ SECTION = ("apt", "APT")
 
 def _default_option(control: Control) -> Any:
     label = f"Default: {control.label}"
-    if control.choices:
-        kind = gr.Dropdown if control.free else gr.Radio
-        free = {"allow_custom_value": True} if control.free else {}
-        return shared.OptionInfo(control.default, label, kind, {"choices": list(control.choices), **free}, section=SECTION)
-    if isinstance(control.default, bool):
+    if control.choices and not control.free:
+        return shared.OptionInfo(control.default, label, gr.Radio, {"choices": list(control.choices)}, section=SECTION)
+    if control.choices or isinstance(control.default, bool):
         return shared.OptionInfo(control.default, label, section=SECTION)
     step = 1 if isinstance(control.default, int) else 0.001 if control.name == "tolerance" else 0.05
-    limits = {"minimum": control.least, "maximum": control.most, "step": step}
+    limits = {"minimum": control.least, "maximum": control.slider, "step": step}
     return shared.OptionInfo(control.default, label, gr.Slider, limits, section=SECTION)
 
 

@@ -13,8 +13,7 @@ __all__ = ["build", "component", "paste_functions"]
 
 
 def _step(control: Control) -> float:
-    assert control.most is not None
-    return 1 if isinstance(control.default, int) else 0.05 if control.most <= 10 and control.name != "tolerance" else 0.001 if control.most <= 1 else 0.5
+    return 1 if isinstance(control.default, int) else 0.001 if control.name == "tolerance" else 0.05
 
 
 def component(control: Control, value: Any, elem_id: str) -> Any:
@@ -26,7 +25,7 @@ def component(control: Control, value: Any, elem_id: str) -> Any:
         return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
     if isinstance(control.default, bool):
         return gr.Checkbox(**shared)
-    return gr.Slider(minimum=control.least, maximum=control.most, step=_step(control), info=control.help, **shared)
+    return gr.Slider(minimum=control.least, maximum=control.slider, step=_step(control), info=control.help, **shared)
 
 
 def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str, Any]:
@@ -46,7 +45,8 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
                 control = next(c for c in CONTROLS if c.name == name)
                 made[name] = component(control, values[name], elem_id(name))
 
-    row("preset", "method")
+    row("preset")
+    row("method")
     row("phases", "matching")
     row("gamma", "overlap")
     row("gamma_auto", "tiled_vae", "save_phases")
