@@ -26,7 +26,7 @@ from apt_ext.webui.request import Request, infotext
 from apt_ext.webui.sampling import Layout, Pass, lay_out, run_phases
 from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
 
-__all__ = ["Job", "attach", "decode_samples", "detach", "install", "job_of"]
+__all__ = ["Job", "attach", "decode_samples", "detach", "forget_infotext", "install", "job_of"]
 
 NAME = "apt_job"
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
@@ -76,6 +76,12 @@ def detach(p: Any) -> None:
             p.__dict__.pop(name)
             if ours.apt_own:
                 p.__dict__[name] = ours.apt_original
+
+
+def forget_infotext(p: Any) -> None:
+    """Take APT's entries out of the infotext: scripts run copies of one processing object that share them."""
+    for key in [key for key in p.extra_generation_params if key.startswith("APT ")]:
+        del p.extra_generation_params[key]
 
 
 def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
@@ -131,9 +137,12 @@ def _prepare(p: Any, request: Request) -> None:
     job = job_of(p)
     assert job is not None
     _announce(p, job, layout, hires)
+    p.extra_generation_params.update(infotext(request) | _window_infotext() | {"APT version": __version__})
+
+
+def _window_infotext() -> dict[str, int]:
     family = family_of(shared.sd_model)
-    window = {f"APT window {family}": int(getattr(shared.opts, window_option(family)))}
-    p.extra_generation_params.update(infotext(request) | window | {"APT version": __version__})
+    return {f"APT window {family}": int(getattr(shared.opts, window_option(family)))}
 
 
 class _as_hires:
@@ -186,6 +195,7 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         with vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
+            p.extra_generation_params.update(_window_infotext())  # the hires pass may have a checkpoint of its own
             z = _hires_base(p, job, x) if hires else _picture_base(p, x)
             layout = lay_out(p, sampler, job.request.options, (z.shape[-2], z.shape[-1]), (x.shape[-2], x.shape[-1]), steps)
             progress = Progress(layout.phases, [[sum(view) for view in phase] for phase in layout.views], job.jobs)

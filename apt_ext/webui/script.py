@@ -53,6 +53,7 @@ class APTScript(scripts.Script):
     def before_process(self, p: Any, enabled: Any = False, *args: Any) -> None:
         """Attach a job where APT is on; what is wrong with it is raised later, where the host lets it through."""
         asked = p.__dict__.pop(ASKED, None)
+        job.forget_infotext(p)
         overrides = overrides_of(p)
         on = overrides.pop("enabled", None)
         if isinstance(enabled, dict):
