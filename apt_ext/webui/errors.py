@@ -17,9 +17,8 @@ def refuse(p: Any, error: Exception) -> NoReturn:
     Raises:
         APTError, or fastapi's HTTPException where the job came through the API.
     """
-    sentence = f"APT: {error}"
     if getattr(p, "is_api", False):
         from fastapi import HTTPException
 
-        raise HTTPException(status_code=422, detail=sentence) from None
-    raise APTError(sentence) from None
+        raise HTTPException(status_code=422, detail=f"APT: {error}") from None
+    raise APTError(str(error)) from None

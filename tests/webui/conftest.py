@@ -71,6 +71,8 @@ class WebUI:
         self.settings = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
         # The host puts a setting back after a job only where its configuration file has it, so every job says what it needs.
         self.settings |= {"show_progress_every_n_steps": -1, "batch_cond_uncond": True}
+        # The host's own hires pass fails for inpainting checkpoints with the Latent upscalers.
+        self.upscaler = "Lanczos" if "inpaint" in (checkpoint or "") else "Latent"
         if checkpoint:
             self.settings["sd_model_checkpoint"] = checkpoint
 
@@ -92,7 +94,7 @@ class WebUI:
         return self.job("/sdapi/v1/txt2img", defaults | {"sampler_name": "Euler", "scheduler": "Automatic", "cfg_scale": 5}, given)
 
     def hires(self, **given):
-        defaults = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+        defaults = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": self.upscaler, "denoising_strength": 0.6}
         return self.txt2img(**defaults | given)
 
     def img2img(self, picture, **given):

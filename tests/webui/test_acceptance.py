@@ -50,7 +50,7 @@ def test_hires_to_a_size_that_the_host_crops(webui):
 def test_hires_through_a_pixel_upscaler(webui):
     made = webui.hires(hr_upscaler="Lanczos", alwayson_scripts=apt())
     assert made.picture().size == (2 * SIDE, 2 * SIDE)
-    assert not made.same(webui.hires(alwayson_scripts=apt()))
+    assert not made.same(webui.hires(hr_upscaler="Latent", alwayson_scripts=apt()))
 
 
 def test_img2img(webui, picture, ordinary):
