@@ -48,9 +48,9 @@ def test_hires_to_a_size_that_the_host_crops(webui):
 
 
 def test_hires_through_a_pixel_upscaler(webui):
-    made = webui.hires(hr_upscaler="Lanczos", alwayson_scripts=apt())
-    assert made.picture().size == (2 * SIDE, 2 * SIDE)
-    assert not made.same(webui.hires(hr_upscaler="Latent", alwayson_scripts=apt()))
+    through_pixels, as_latents = (webui.hires(hr_upscaler=name, alwayson_scripts=apt()) for name in ("Lanczos", "Latent"))
+    assert through_pixels.picture().size == as_latents.picture().size == (2 * SIDE, 2 * SIDE)
+    assert not through_pixels.same(as_latents)
 
 
 def test_img2img(webui, picture, ordinary):
@@ -61,7 +61,7 @@ def test_img2img(webui, picture, ordinary):
 
 
 def test_img2img_with_another_resize_mode_and_aspect(webui, picture):
-    for mode in (1, 2, 3):
+    for mode in (1, 2) if webui.inpainting else (1, 2, 3):
         assert webui.img2img(picture, resize_mode=mode, width=2 * SIDE, height=3 * SIDE, alwayson_scripts=apt()).picture().size == (2 * SIDE, 3 * SIDE)
 
 
