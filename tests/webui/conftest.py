@@ -71,8 +71,8 @@ class WebUI:
         self.settings = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
         # The host puts a setting back after a job only where its configuration file has it, so every job says what it needs.
         self.settings |= {"show_progress_every_n_steps": -1, "batch_cond_uncond": True}
-        # The host itself fails for inpainting checkpoints: in the hires pass with Latent upscalers, in img2img with "latent upscale", and
-        # where prompt and negative prompt differ in length.
+        # The host itself fails for inpainting checkpoints: in the hires pass with Latent upscalers, in img2img with "latent upscale",
+        # where prompt and negative prompt differ in length, and with a negative guidance minimum sigma.
         self.inpainting = "inpaint" in (checkpoint or "")
         self.upscaler = "Lanczos" if self.inpainting else "Latent"
         if checkpoint:

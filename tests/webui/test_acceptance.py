@@ -237,7 +237,8 @@ def test_prompts_of_every_kind_run(webui):
     apart = webui.hires(alwayson_scripts=apt(), override_settings={"batch_cond_uncond": False})
     together = webui.hires(alwayson_scripts=apt())
     assert np.abs(np.asarray(apart.picture(), int) - np.asarray(together.picture(), int)).max() <= 2
-    assert webui.hires(s_min_uncond=2.0, alwayson_scripts=apt()).picture().size == (2 * SIDE, 2 * SIDE)
+    if not webui.inpainting:
+        assert webui.hires(s_min_uncond=2.0, alwayson_scripts=apt()).picture().size == (2 * SIDE, 2 * SIDE)
 
 
 def test_the_plan_counts_what_the_panel_shows(webui):
