@@ -23,6 +23,14 @@ def test_every_command_parses():
 
 
 def test_every_link_leads_somewhere():
-    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
-    assert len(links) >= 4
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for page, least in ((ROOT / "README.md", 4), (ROOT / "docs/webui.md", 1)):
+        links = re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", page.read_text())
+        assert len(links) >= least
+        assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_guide_lists_the_arguments_in_their_order():
+    from apt_ext.webui.request import CONTROLS
+
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
+    assert rows == [(str(k), control.name) for k, control in enumerate(CONTROLS, 1)]
