@@ -7,7 +7,7 @@ callbacks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,6 @@ class Job:
     request: Request
     base: Tensor | None = None
     jobs: int = 1
-    notes: list[str] = field(default_factory=list)
 
 
 def job_of(p: Any) -> Job | None:
@@ -164,7 +163,7 @@ def _hires_sizes(p: Any) -> tuple[Size, Size]:
 def _picture_sizes(p: Any) -> tuple[Size, Size]:
     given = (p.paste_to[2], p.paste_to[3]) if p.paste_to else p.init_images[0].size
     native = int(getattr(shared.opts, window_option(family_of(shared.sd_model))))
-    return picture_sizes(given, (p.init_latent.shape[-1] * FACTOR, p.init_latent.shape[-2] * FACTOR), p.resize_mode, native)
+    return picture_sizes(given, (p.init_latent.shape[-1] * FACTOR, p.init_latent.shape[-2] * FACTOR), 2 if p.paste_to else p.resize_mode, native)
 
 
 def _announce(p: Any, job: Job, layout: Layout, hires: bool) -> None:

@@ -139,7 +139,7 @@ class TimestepCoordinates:
     getter = "get_timesteps"
 
     def __init__(self, alphas_cumprod: Tensor):
-        alphas = alphas_cumprod.detach().double().cpu()
+        alphas = alphas_cumprod.detach().cpu().double()  # some devices have no float64
         self.sigmas = ((1 - alphas) / alphas).sqrt()
 
     def levels(self, own: Tensor, total: int, last: int) -> Tensor:
