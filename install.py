@@ -2,6 +2,6 @@
 
 from importlib.util import find_spec
 
-missing = [name for name in ("torch", "einops", "numpy", "k_diffusion", "gradio") if find_spec(name) is None]
+missing = [name for name in ("torch", "einops", "numpy", "gradio") if find_spec(name) is None]
 if missing:
     print(f"APT: {', '.join(missing)} cannot be found, though the WebUI brings it; start the WebUI by its own script, or reinstall it.")
