@@ -1,13 +1,16 @@
 """Tiled decoding and encoding: the same picture, no edges, memory by the tile."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apt_ext.core.tile_norm import shared_group_norm
-from apt_ext.core.tiling import map_tiles
+from apt_ext.core.tiling import _even_tiles, map_tiles
 
 KERNEL = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1)) * 0.2
 
@@ -100,3 +103,15 @@ def test_shared_statistics_of_the_whole_are_the_layers_own_and_leave_nothing_beh
     assert torch.equal(decoder(z), before)
     assert all("forward" not in layer.__dict__ and not layer._forward_pre_hooks for layer in decoder.modules())
     assert plain.keys() == decoder.state_dict().keys()
+
+
+@given(st.integers(1, 700), st.integers(4, 128), st.data())
+def test_tiles_are_the_fewest_that_cover_with_their_overlap(length, tile, data):
+    halo = data.draw(st.integers(1, tile // 2))
+    tiles = _even_tiles(length, tile, halo)
+    assert tiles[0][0] == 0
+    assert tiles[-1][0] + tiles[-1][1] == length
+    assert all(side <= tile for _, side in tiles)
+    # Starts are rounded down to whole pixels, which may take one from an overlap.
+    assert all(a + side - b >= halo - 1 for (a, side), (b, _) in pairwise(tiles))
+    assert len(tiles) == 1 or (len(tiles) - 1) * (tile - halo) + halo < length

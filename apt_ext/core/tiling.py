@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from apt_ext.core.windows import Window, draw_windows, gather_windows, place_windows
+from apt_ext.core.windows import Window, gather_windows, place_windows
 
 __all__ = ["map_tiles"]
 
@@ -23,6 +24,18 @@ def _tile_weights(tile: Window, size: tuple[int, int], trim: int, ramp: int, dev
         return torch.minimum(ahead, behind)
 
     return along(tile.top, tile.height, size[0])[:, None] * along(tile.left, tile.width, size[1])[None, :]
+
+
+def _even_tiles(length: int, tile: int, halo: float) -> list[tuple[int, int]]:
+    """(start, length) of the fewest tiles along an axis, no longer than they have to be for their overlap of `halo`.
+
+    The unit is a pixel of the smaller side, so that tiles begin and end on whole pixels of both.
+    """
+    if length <= tile:
+        return [(0, length)]
+    count = math.ceil((length - halo) / (tile - halo))
+    side = min(tile, math.ceil((length + (count - 1) * halo) / count))
+    return [(k * (length - side) // (count - 1), side) for k in range(count)]
 
 
 def map_tiles(
@@ -40,7 +53,7 @@ def map_tiles(
         function: (B, C, h, w) -> (B, C', h * factor, w * factor).
         x: (B, C, H, W).
         factor: 8 for Stable Diffusion's decoder, Fraction(1, 8) for its encoder. x's sides times the factor are whole.
-        tile: side of a tile in x's pixels; a picture no larger is done at once.
+        tile: the longest side of a tile in x's pixels; a picture no larger is done at once.
         halo: overlap of neighbouring tiles in x's pixels. A quarter of it is thrown away on each side, in the middle the tiles fade into each other.
         on_tile: told (done, total); may raise to interrupt.
 
@@ -61,10 +74,8 @@ def map_tiles(
     step = factor.denominator
     if tile < step or size[0] % step or size[1] % step:
         raise ValueError(f"{size[0]} x {size[1]} pixels in tiles of {tile} do not divide by {step}; pad the picture and use larger tiles")
-    side = (tile // step) * step
-    # Tiles are laid out on the grid of the smaller side, so that they begin and end on whole pixels of both.
-    coarse = draw_windows(0, size=(size[0] // step, size[1] // step), window=(side // step,) * 2, overlap=min(0.75, halo / side), jitter=0.0)
-    windows = [Window(*(v * step for v in w)) for w in coarse]
+    rows, columns = (_even_tiles(length // step, tile // step, halo / step) for length in size)
+    windows = [Window(top * step, left * step, height * step, width * step) for top, height in rows for left, width in columns]
     value: Tensor
     count: Tensor
     for done, window in enumerate(windows, 1):
