@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from modules import images, processing, sd_samplers, shared
+from modules import errors, images, processing, sd_samplers, shared
 from PIL import Image
 from torch import Tensor
 
@@ -199,9 +199,11 @@ def install(p: Any) -> None:
             layout = lay_out(p, sampler, job.request.options, (z.shape[-2], z.shape[-1]), (x.shape[-2], x.shape[-1]), steps)
             progress = Progress(layout.phases, [[sum(view) for view in phase] for phase in layout.views], job.jobs)
             upsample = vae.upsampler(shared.sd_model, _upscaler(p, hires))
-            on_finished = partial(_save_phase, p, len(layout.phases)) if job.request.save_phases else _ignore
+            count = len(layout.phases)
+            on_finished = partial(_save_phase, p, count) if job.request.save_phases else _ignore
+            on_lost = partial(_rescue, p, count, job.request.save_phases, 0 if hires else 1)
             multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
-            run = Pass(p, sampler, layout, original, upsample, on_finished, progress, multiplier)
+            run = Pass(p, sampler, layout, original, upsample, on_finished, on_lost, progress, multiplier)
             return run_phases(run, z, x, (c, uc), steps, image_conditioning)
 
     sampler.sample_img2img = sample_img2img
@@ -258,17 +260,30 @@ def _picture_base(p: Any, x: Tensor) -> Tensor:
     return z.expand(x.shape[0], -1, -1, -1).clone() if z.shape[0] == 1 else z
 
 
+def _rescue(p: Any, count: int, saved: bool, least: int, number: int, latent: Tensor) -> None:
+    """A phase has failed: save what the phases before it have made, if that is not saved already and is not just the user's own picture."""
+    if number < least or (saved and number > 0):
+        return
+    try:
+        _save_pictures(p, number, count, latent)
+    except Exception:  # the error that brought us here is the one to show
+        errors.report("APT: the picture of the phases before could not be saved", exc_info=True)
+
+
 def _save_phase(p: Any, count: int, phase: Phase, latent: Tensor) -> None:
-    """Save the pictures of a finished phase beside the results, with their infotext."""
+    _save_pictures(p, phase.number, count, latent)
+
+
+def _save_pictures(p: Any, number: int, count: int, latent: Tensor) -> None:
+    """Save the pictures of a finished phase beside the results, with their infotext; phase 0 is the first pass."""
     if not p.save_samples():
         return
-    mark = f"{phase.number} of {count}"
-    p.extra_generation_params["APT phase"] = mark
+    p.extra_generation_params["APT phase"] = f"{number} of {count}"
     try:
         for index, picture in enumerate(vae.pictures_of(shared.sd_model, latent)):
             info = processing.create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
             images.save_image(
-                picture, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format, info=info, p=p, suffix=f"-apt-phase{phase.number}"
+                picture, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format, info=info, p=p, suffix=f"-apt-phase{number}"
             )
     finally:
         p.extra_generation_params.pop("APT phase", None)

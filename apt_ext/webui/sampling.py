@@ -95,6 +95,7 @@ class Pass:
         original: the sampler's own `sample_img2img`.
         upsample: (latent, size) -> the latent at that size.
         on_finished: told each finished phase but the last, and its latent.
+        on_lost: told the number of the last finished phase and its latent where a later one fails, before the error goes on; 0 is the start.
     """
 
     p: Any
@@ -103,6 +104,7 @@ class Pass:
     original: Callable[..., Tensor]
     upsample: Callable[[Tensor, Size], Tensor]
     on_finished: Callable[[Phase, Tensor], None]
+    on_lost: Callable[[int, Tensor], None]
     progress: Progress
     noise_multiplier: float = 1.0
 
@@ -204,6 +206,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     reference, options = z, layout.options
     mask, nmask = getattr(p, "mask", None), getattr(p, "nmask", None)
     target = (whole.shape[-2], whole.shape[-1])
+    done = 0
     try:
         for phase in layout.phases:
             run.progress.begin(phase)
@@ -236,8 +239,12 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
                 break
             inside.clock.finish()
             z = finish_phase(x, reference, options).to(start.z_up.dtype)
+            done = phase.number
             if phase.size != target:
                 run.on_finished(phase, z)
+    except Exception:
+        run.on_lost(done, z)
+        raise
     finally:
         run.progress.end()
     resized = _resized(z, target, "bicubic")
