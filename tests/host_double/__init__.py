@@ -1,0 +1,82 @@
+"""A double of the host: as much of its `modules` package as the adapter uses, around k-diffusion's real samplers.
+
+What it has in common with the host is written down in `tests/host_contract.py` and checked against both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).parent
+OURS = ("modules", "apt_ext.webui", "gradio", "fastapi")
+
+__all__ = ["Host", "loaded_host"]
+
+
+def _taken(name: str) -> bool:
+    return any(name == ours or name.startswith(ours + ".") for ours in OURS)
+
+
+class Host:
+    """The double's modules and the adapter's, imported on demand: `host.shared`, `host.job`."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.shared.sd_model = self.sd_models.model_data.sd_model = model
+
+    def __getattr__(self, name: str) -> ModuleType:
+        package = "modules" if (HERE / "modules" / f"{name}.py").exists() else "apt_ext.webui"
+        return importlib.import_module(f"{package}.{name}")
+
+    def script(self, *args: Any) -> Any:
+        """A runner of the accordion's script with these arguments."""
+        return self.scripts.ScriptRunner(sys.modules["apt_ext.webui.script"].APTScript(), *args)
+
+    def text_job(self, *args: Any, **given: Any) -> Any:
+        """A txt2img job with Hires. fix."""
+        self.script_module()
+        return self.processing.StableDiffusionProcessingTxt2Img(scripts=self.script(*args), **{"enable_hr": True} | given)
+
+    def picture_job(self, *args: Any, **given: Any) -> Any:
+        """An img2img job."""
+        self.script_module()
+        return self.processing.StableDiffusionProcessingImg2Img(scripts=self.script(*args), **{"width": 128, "height": 128} | given)
+
+    def script_module(self) -> ModuleType:
+        """The adapter's module of scripts; `host.scripts` is the host's."""
+        return importlib.import_module("apt_ext.webui.script")
+
+    def run(self, p: Any) -> Any:
+        """Take a job through the host."""
+        self.shared.state = state = self.shared.State()
+        assert state.job_no == 0
+        return self.processing.process_images(p)
+
+
+@contextmanager
+def loaded_host() -> Iterator[Host]:
+    """Within the block, `modules` is the double and the adapter is freshly imported against it; afterwards nothing of both is left."""
+    import apt_ext
+
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if _taken(name)}
+    paths = [str(HERE), str(HERE / "stubs")]
+    sys.path[:0] = paths
+    try:
+        from tests.host_double.model import Model
+
+        yield Host(Model())
+    finally:
+        for path in paths:
+            sys.path.remove(path)
+        for name in [name for name in sys.modules if _taken(name)]:
+            del sys.modules[name]
+        vars(apt_ext).pop("webui", None)
+        sys.modules.update(before)
+        if "apt_ext.webui" in before:
+            apt_ext.webui = before["apt_ext.webui"]  # type: ignore[attr-defined]

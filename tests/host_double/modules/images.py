@@ -1,0 +1,41 @@
+from PIL import Image
+
+saved = []
+
+
+def resize_image(resize_mode, im, width, height, upscaler_name=None):
+    """Stretch (0), fill and cut (1), or fit and leave room (2)."""
+    ratios = (width / im.width, height / im.height)
+    ratio = max(ratios) if resize_mode == 1 else min(ratios)
+    size = (width, height) if resize_mode == 0 else (round(im.width * ratio), round(im.height * ratio))
+    resized = im.resize(size, Image.Resampling.BILINEAR)
+    result = Image.new(im.mode, (width, height))
+    result.paste(resized, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return result
+
+
+def flatten(img, bgcolor):
+    background = Image.new("RGB", img.size, bgcolor)
+    background.paste(img, mask=img.getchannel("A") if img.mode == "RGBA" else None)
+    return background
+
+
+def save_image(
+    image,
+    path,
+    basename,
+    seed=None,
+    prompt=None,
+    extension="png",
+    info=None,
+    short_filename=False,
+    no_prompt=False,
+    grid=False,
+    pnginfo_section_name="parameters",
+    p=None,
+    existing_info=None,
+    forced_filename=None,
+    suffix="",
+    save_to_dirs=None,
+):
+    saved.append({"image": image, "path": path, "seed": seed, "prompt": prompt, "info": info, "suffix": suffix})

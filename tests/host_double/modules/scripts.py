@@ -1,0 +1,76 @@
+from typing import NamedTuple
+
+AlwaysVisible = object()
+scripts_data = []
+
+
+class ScriptClassData(NamedTuple):
+    script_class: type
+    path: str
+    basedir: str
+    module: object
+
+
+class PostSampleArgs:
+    def __init__(self, samples):
+        self.samples = samples
+
+
+class Script:
+    is_img2img = False
+    infotext_fields = None
+    paste_field_names = None
+    section = None
+    create_group = True
+
+    def title(self):
+        raise NotImplementedError
+
+    def ui(self, is_img2img):
+        pass
+
+    def show(self, is_img2img):
+        return True
+
+    def run(self, p, *args):
+        pass
+
+    def before_process(self, p, *args):
+        pass
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        pass
+
+    def post_sample(self, p, ps, *args):
+        pass
+
+    def postprocess(self, p, processed, *args):
+        pass
+
+    def elem_id(self, item_id):
+        return f"script_{self.title().lower()}_{item_id}"
+
+
+class ScriptRunner:
+    """Calls one always visible script at the host's places; what `before_process` raises is swallowed, as the host does."""
+
+    def __init__(self, script, *args):
+        self.script, self.args, self.reports = script, args, []
+
+    def _call(self, name, p, *more, **named):
+        try:
+            getattr(self.script, name)(p, *more, *self.args, **named)
+        except Exception as error:
+            self.reports.append(error)
+
+    def before_process(self, p):
+        self._call("before_process", p)
+
+    def process_before_every_sampling(self, p, **kwargs):
+        self._call("process_before_every_sampling", p, **kwargs)
+
+    def post_sample(self, p, ps):
+        self._call("post_sample", p, ps)
+
+    def postprocess(self, p, processed):
+        self._call("postprocess", p, processed)

@@ -1,0 +1,5 @@
+class SdModelData:
+    sd_model = None
+
+
+model_data = SdModelData()

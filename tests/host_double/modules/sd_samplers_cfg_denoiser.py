@@ -1,0 +1,56 @@
+import torch
+from modules import sd_samplers_common, shared
+
+
+def _part(cond, rows):
+    return {key: value[rows] for key, value in cond.items()} if isinstance(cond, dict) else cond[rows]
+
+
+def _joined(conds):
+    return {key: torch.cat([c[key] for c in conds]) for key in conds[0]} if isinstance(conds[0], dict) else torch.cat(conds)
+
+
+def _arguments(cond, image_cond):
+    text = cond if isinstance(cond, dict) else {"c_crossattn": [cond]}
+    return {**text, "c_concat": [image_cond]}
+
+
+class CFGDenoiser(torch.nn.Module):
+    """Guidance around the model; masks and previews where the host has them."""
+
+    mask_before_denoising = False
+
+    def __init__(self, sampler):
+        super().__init__()
+        self.sampler, self.model_wrap, self.p, self.step = sampler, None, None, 0
+        self.mask = self.nmask = self.init_latent = None
+
+    @property
+    def inner_model(self):
+        raise NotImplementedError
+
+    def clean(self, x, out, sigma):
+        return out
+
+    def blend(self, latent):
+        return latent * self.nmask + self.init_latent * self.mask
+
+    def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
+        if shared.state.interrupted or shared.state.skipped:
+            raise sd_samplers_common.InterruptedException
+        if self.mask_before_denoising and self.mask is not None:
+            x = self.blend(x)
+        x_in, sigma_in, image_in = torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([image_cond, image_cond])
+        both = _joined([cond, uncond])
+        batch = 2 * len(x) if shared.opts.batch_cond_uncond else len(x)
+        out = torch.zeros_like(x_in)
+        for start in range(0, len(out), batch):
+            rows = slice(start, start + batch)
+            out[rows] = self.inner_model(x_in[rows], sigma_in[rows], cond=_arguments(_part(both, rows), image_in[rows]))
+        with_prompt, without = out.chunk(2)
+        guided = without + cond_scale * (with_prompt - without)
+        if not self.mask_before_denoising and self.mask is not None:
+            guided = self.blend(guided)
+        self.sampler.last_latent = self.clean(x, with_prompt, sigma)
+        self.step += 1
+        return guided
