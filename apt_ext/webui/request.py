@@ -126,11 +126,9 @@ def _to_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in fields.items():
         box = next((control for control in CONTROLS if control.word and control.name == f"{name}_{control.word}"), None)
-        if box is None:
-            values[name] = value
-            continue
-        values[box.name] = value == box.word
-        if not isinstance(value, str):
+        if box is not None and box.name not in fields:
+            values[box.name] = value == box.word
+        if box is None or value != box.word:
             values[name] = value
     return values
 
