@@ -3,6 +3,7 @@
 # File -> functions and methods, with their parameters in order.
 SIGNATURES = {
     "modules/devices.py": {"torch_gc": ""},
+    "modules/errors.py": {"report": "message exc_info"},
     "modules/images.py": {
         "flatten": "img bgcolor",
         "resize_image": "resize_mode im width height upscaler_name",

@@ -210,11 +210,11 @@ def test_the_contract_is_complete():
     for path in ADAPTER:
         taken = list(imported(path))
         modules = {module for module, name in taken if name is None}
-        missing |= {(path.name, module, name) for module, name in taken if name and name not in names[module]}
+        missing |= {(path.name, module, name) for module, name in taken if name and name not in names.get(module, ())}
         for access in accesses(path):
             for owner, name in pairwise(access):
                 watched = owner in ("p", "sampler", "state", "opts", "total_tqdm") or (owner in modules and access[0] == owner)
-                if watched and not name.startswith(("__", "apt_")) and name not in names[owner]:
+                if watched and not name.startswith(("__", "apt_")) and name not in names.get(owner, ()):
                     missing.add((path.name, owner, name))
     assert not missing
 

@@ -335,7 +335,7 @@ def test_what_cannot_be_done_is_refused_before_any_sampling(host, job_of_kind, k
         sentence = caught.value.detail
         assert sentence.startswith("APT: ")
     else:
-        assert type(caught.value) is host.errors.APTError
+        assert type(caught.value) is host.adapter("errors").APTError
         sentence = str(caught.value)
     assert "\n" not in sentence
     assert not host.model.calls
@@ -343,7 +343,7 @@ def test_what_cannot_be_done_is_refused_before_any_sampling(host, job_of_kind, k
 
 def test_checkpoints_that_cannot_be_used_are_refused(host):
     host.model.is_sd3 = True
-    with pytest.raises(host.errors.APTError, match="SD3"):
+    with pytest.raises(host.adapter("errors").APTError, match="SD3"):
         host.run(host.text_job(ON))
 
 
@@ -466,6 +466,42 @@ def test_no_phase_is_saved_unasked(host, settings, given):
     assert not host.images.saved
 
 
+def failing_in_phase(host, number):
+    def on_call():
+        if (host.shared.state.textinfo or "").startswith(f"APT phase {number}/"):
+            raise RuntimeError("broken")
+
+    host.model.on_call = on_call
+
+
+@pytest.mark.parametrize(
+    ("kind", "failing", "save_phases", "suffixes"),
+    [
+        ("text", 1, False, ["-apt-phase0"]),
+        ("text", 2, False, ["-apt-phase1"]),
+        ("text", 2, True, ["-apt-phase1"]),
+        ("picture", 1, False, []),
+        ("picture", 2, False, ["-apt-phase1"]),
+    ],
+)
+def test_a_phase_that_fails_leaves_the_picture_before_it(host, job_of_kind, kind, failing, save_phases, suffixes):
+    failing_in_phase(host, failing)
+    scaled = {"hr_scale": 3.0} if kind == "text" else {"width": 192, "height": 192}
+    p = job_of_kind(kind, {"save_phases": save_phases}, do_not_save_samples=False, **scaled)
+    with pytest.raises(RuntimeError, match="broken"):
+        host.run(p)
+    assert [one["suffix"] for one in host.images.saved] == suffixes
+    assert "APT phase" not in p.extra_generation_params
+
+
+def test_a_picture_that_cannot_be_saved_does_not_hide_the_error(host, monkeypatch):
+    failing_in_phase(host, 2)
+    monkeypatch.setattr(host.images, "save_image", lambda *args, **named: 1 / 0)
+    with pytest.raises(RuntimeError, match="broken"):
+        host.run(host.text_job(ON, hr_scale=3.0, do_not_save_samples=False))
+    assert len(host.errors.reports) == 1
+
+
 def test_img2img_latents_are_decoded_in_tiles_where_asked(host, monkeypatch, picture):
     decoded = []
     decode = host.vae.decode
@@ -479,7 +515,7 @@ def test_img2img_latents_are_decoded_in_tiles_where_asked(host, monkeypatch, pic
 def upscaled(host, p, *args):
     p.scripts = host.script()
     host.shared.state = host.shared.State()
-    return host.script_module().APTUpscaleScript().run(p, *args)
+    return host.adapter("script").APTUpscaleScript().run(p, *args)
 
 
 def test_the_dropdown_entry_turns_hires_fix_on(host):
@@ -510,7 +546,7 @@ def test_the_dropdown_entry_takes_only_a_mask_s_part_as_it_is(host, picture):
 
 @pytest.mark.parametrize("scale", [0.5, 100, "two", None, True, float("nan")])
 def test_bad_scales_are_refused(host, scale):
-    with pytest.raises(host.errors.APTError, match=r"scale .* is out of range; use a number from 1 to 8"):
+    with pytest.raises(host.adapter("errors").APTError, match=r"scale .* is out of range; use a number from 1 to 8"):
         upscaled(host, host.text_job(), {"scale": scale})
     assert not host.model.calls
 

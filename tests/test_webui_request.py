@@ -188,7 +188,7 @@ def test_a_foreign_infotext_leaves_the_controls_alone(host):
 
 
 def test_the_page_has_every_control_in_the_order_of_the_arguments(host):
-    script = host.script_module().APTScript()
+    script = host.adapter("script").APTScript()
     host.settings.add_settings()
     enabled, *components = script.ui(False)
     assert enabled.kwargs["value"] is False

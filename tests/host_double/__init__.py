@@ -24,7 +24,7 @@ def _taken(name: str) -> bool:
 
 
 class Host:
-    """The double's modules and the adapter's, imported on demand: `host.shared`, `host.job`."""
+    """The double's modules and the adapter's, imported on demand: `host.shared`, `host.job`. Where both have one, it is the double's."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -36,21 +36,19 @@ class Host:
 
     def script(self, *args: Any) -> Any:
         """A runner of the accordion's script with these arguments."""
-        return self.scripts.ScriptRunner(sys.modules["apt_ext.webui.script"].APTScript(), *args)
+        return self.scripts.ScriptRunner(self.adapter("script").APTScript(), *args)
 
     def text_job(self, *args: Any, **given: Any) -> Any:
         """A txt2img job with Hires. fix."""
-        self.script_module()
         return self.processing.StableDiffusionProcessingTxt2Img(scripts=self.script(*args), **{"enable_hr": True} | given)
 
     def picture_job(self, *args: Any, **given: Any) -> Any:
         """An img2img job."""
-        self.script_module()
         return self.processing.StableDiffusionProcessingImg2Img(scripts=self.script(*args), **{"width": 128, "height": 128} | given)
 
-    def script_module(self) -> ModuleType:
-        """The adapter's module of scripts; `host.scripts` is the host's."""
-        return importlib.import_module("apt_ext.webui.script")
+    def adapter(self, name: str) -> ModuleType:
+        """A module of the adapter's."""
+        return importlib.import_module(f"apt_ext.webui.{name}")
 
     def run(self, p: Any) -> Any:
         """Take a job through the host."""

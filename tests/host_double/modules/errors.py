@@ -1,0 +1,5 @@
+reports = []
+
+
+def report(message: str, *, exc_info: bool = False) -> None:
+    reports.append(message)
