@@ -510,6 +510,9 @@ def test_img2img_latents_are_decoded_in_tiles_where_asked(host, monkeypatch, pic
         decoded.clear()
         host.run(host.picture_job({"tiled_vae": tiled}, init_images=[picture]))
         assert len(decoded) == count
+    decoded.clear()
+    host.run(host.text_job(ON, enable_hr=False))
+    assert decoded == []
 
 
 def upscaled(host, p, *args):

@@ -212,8 +212,8 @@ def install(p: Any) -> None:
 def decode_samples(p: Any, samples: Any) -> Any:
     """An img2img job's finished latents -> its pictures, decoded in tiles; what is decoded already or needs no tiles is passed on."""
     job = job_of(p)
-    decoded = getattr(samples, "already_decoded", False)
-    if job is None or decoded or not job.request.tiled_vae or shared.opts.sd_vae_decode_method != "Full":
+    done = isinstance(p, processing.StableDiffusionProcessingTxt2Img) or getattr(samples, "already_decoded", False)
+    if job is None or done or not job.request.tiled_vae or shared.opts.sd_vae_decode_method != "Full":
         return samples
     with vae.tiled_vae(shared.sd_model):
         return vae.decode(shared.sd_model, samples)
