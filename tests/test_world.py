@@ -33,6 +33,6 @@ def test_radii_follow_the_power_law():
     radii = np.array([leaf.radius for leaf in make_scene("autumn", 1, extent=3.0).leaves])
     assert radii.min() >= RADIUS_MIN
     assert radii.max() <= RADIUS_MAX
-    # r^-2 between the limits: half of all radii lie below the harmonic middle.
-    middle = 2 / (1 / RADIUS_MIN + 1 / RADIUS_MAX)
+    # r^-1.5 between the limits: half of all radii lie below the middle of r^-0.5.
+    middle = (2 / (RADIUS_MIN**-0.5 + RADIUS_MAX**-0.5)) ** 2
     assert np.mean(radii < middle) == pytest.approx(0.5, abs=0.02)
