@@ -2,7 +2,7 @@
 
     python -m apt_ext.demo.train --out build/model
 
-Two CPU cores need about an hour and a half, a GPU minutes. Every step draws its data and noise from a generator seeded with
+Two CPU cores need about 40 minutes, a GPU a few. Every step draws its data and noise from a generator seeded with
 (seed, step), so a run that was cut off continues from its last checkpoint exactly as if it had not been.
 """
 
@@ -12,11 +12,13 @@ import argparse
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +29,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from apt_ext.demo.autoencoder import FACTOR, Autoencoder
+from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
 from apt_ext.demo.blocks import Module, channels_last
 from apt_ext.demo.model import alphas_cumprod
+from apt_ext.demo.muon import Muon, is_hidden
 from apt_ext.demo.photos import load_photos
 from apt_ext.demo.unet import UNet
 from apt_ext.demo.world import STYLES, make_scene, render
@@ -38,6 +41,8 @@ VIEW = 64  # pixels of a native picture
 ZOOMS = (1.0, 1.5, 2.0, 3.0, 4.0)
 CANVAS_EXTENT = 1.5
 STYLE_NAMES = (*STYLES, "photo")
+LATENT_NOISE = 0.2  # on the latents, of about unit variance, while the autoencoder trains
+PARTS = 2  # of a batch, computed side by side on a CPU: two threads with half a batch each outrun one batch on two threads
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,15 @@ class Recipe:
     """Everything that decides the outcome of a training run, besides the machine."""
 
     seed: int = 1
-    scenes_per_style: int = 200
+    scenes_per_style: int = 150
     photo_share: float = 0.22
-    autoencoder_steps: int = 2000
+    autoencoder_steps: int = 1200
     autoencoder_batch: int = 32
-    autoencoder_rate: float = 1.5e-3
     latents: int = 48_000
-    unet_steps: int = 3600
-    unet_batch: int = 128
-    unet_rate: float = 6e-4
+    unet_steps: int = 3200
+    unet_batch: int = 64
+    matrix_rate: float = 0.02
+    other_rate: float = 1.5e-3
     style_dropout: float = 0.15
 
 
@@ -101,9 +106,18 @@ def draw(pool: Pool, n: int, photo_share: float, rng: np.random.Generator) -> tu
     return torch.from_numpy(views).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(styles)
 
 
-def _rate(step: int, steps: int, peak: float) -> float:
-    """A short warm-up, then a cosine down to a fiftieth."""
-    return peak * min(1.0, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+def cosine(step: int, steps: int) -> float:
+    """Share of the peak rate: a short warm-up, then a cosine down to a fiftieth."""
+    return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def plateau(step: int, steps: int) -> float:
+    """Share of the peak rate: a short warm-up, the peak, and a straight way down over the last 40 %.
+
+    As good as a cosine (Hagele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024), and the
+    number of steps need not be decided before the descent.
+    """
+    return min(1.0, (step + 1) / 100, 0.02 + (steps - step) / (0.4 * steps))
 
 
 @torch.no_grad()
@@ -112,57 +126,97 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         a.lerp_(p, 1 - decay)
 
 
-def _train(name: str, model: Module, loss_of: Callable[[int], Tensor], steps: int, peak: float, out: Path, device: torch.device, seed: int) -> Module:
-    """Runs `loss_of(step) -> scalar` for the given steps and returns the moving average of the model; resumes from `out/name.pt`."""
+def _threads(device: torch.device) -> ThreadPoolExecutor:
+    """One thread for each part of a batch, with its share of the processor's cores."""
+    if device.type != "cpu":
+        return ThreadPoolExecutor(1)
+    share = max(1, (os.cpu_count() or 1) // PARTS)
+    torch.set_num_threads(share)
+    return ThreadPoolExecutor(PARTS, initializer=torch.set_num_threads, initargs=(share,))
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _train(
+    name: str,
+    model: Module,
+    loss_of: Callable[[int, int], Tensor],
+    rate: Callable[[int, int], float],
+    steps: int,
+    recipe: Recipe,
+    out: Path,
+    device: torch.device,
+) -> Module:
+    """Follows the gradient of `loss_of(step, part) -> scalar`, averaged over the parts, and returns the model's moving average.
+
+    Matrices between hidden layers are Muon's, everything else is AdamW's. Resumes from `out/name.pt`.
+    """
     channels_last(model, device)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    parameters = list(model.parameters())
+    threads = _threads(device)
+    optimisers = (
+        Muon([p for p in parameters if is_hidden(p)], recipe.matrix_rate, run=threads),
+        torch.optim.AdamW([p for p in parameters if not is_hidden(p)], recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.01),
+    )
+    peaks = (recipe.matrix_rate, recipe.other_rate)
     checkpoint, first = out / f"{name}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if (state["seed"], state["steps"]) != (seed, steps):
+        if (state["seed"], state["steps"]) != (recipe.seed, steps):
             raise ValueError(f"{checkpoint} is of a run with seed {state['seed']} and {state['steps']} steps; use another --out for this one")
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         first = state["step"]
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=name, mininterval=10)
     shown = 0.0
     for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(step, steps, peak)
-        torch.manual_seed((hash((name == "unet", step)) + 1_000_003 * (seed - 1)) % 2**31)
-        loss = loss_of(step)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+
+        def part(number: int, step: int = step) -> tuple[float, tuple[Tensor, ...]]:
+            loss = loss_of(step, number)
+            return loss.item(), torch.autograd.grad(loss, parameters)
+
+        losses, gradients = zip(*threads.map(part, range(PARTS)), strict=True)
+        for parameter, *shares in zip(parameters, *gradients, strict=True):
+            parameter.grad = torch.stack(shares).mean(0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimiser, peak in zip(optimisers, peaks, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * rate(step, steps)
+            optimiser.step()
         _follow(average, model, min(0.999, (1 + step) / (10 + step)))
-        shown = loss.item() if not shown else 0.98 * shown + 0.02 * loss.item()
+        loss = sum(losses) / PARTS
+        shown = loss if not shown else 0.98 * shown + 0.02 * loss
         bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
         if (step + 1) % 200 == 0 or step + 1 == steps:
-            partial = checkpoint.with_suffix(".tmp")
-            torch.save(
-                {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-                | {"seed": seed, "steps": steps},
-                partial,
-            )
-            partial.replace(checkpoint)
+            parts = {"model": model.state_dict(), "average": average.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}
+            _save(parts | {"step": step + 1, "seed": recipe.seed, "steps": steps}, checkpoint)
+    threads.shutdown()
     return average
 
 
-def autoencoder_loss(model: Autoencoder, x: Tensor, rng: np.random.Generator) -> Tensor:
+def autoencoder_loss(model: Autoencoder, x: Tensor, rng: np.random.Generator, noise: torch.Generator) -> Tensor:
     """Reconstruction, unit latents, and equivariance to resizing in both directions.
 
     Equivariance is what patch fusion needs of an autoencoder: an enlarged latent has to decode to the enlarged picture
-    (as Stable Diffusion's does), or every phase starts from a checkerboard.
+    (as Stable Diffusion's does), or every phase starts from a checkerboard. It is asked of half the pictures, which is enough.
+    The noise on the latents keeps what the decoder needs well above the errors that a diffusion model makes.
     """
     z = model.encoder(x)
     mean, std = z.float().mean((0, 2, 3)), z.float().std((0, 2, 3))
     unit = mean.square().mean() + (std - 1).square().mean()
-    y = model.decoder(z + 0.05 * torch.randn_like(z)).float()
+    y = model.decoder(z + LATENT_NOISE * torch.randn(z.shape, generator=noise, device=z.device)).float()
     detail = F.l1_loss(y[..., 1:, :] - y[..., :-1, :], x[..., 1:, :] - x[..., :-1, :]) + F.l1_loss(y[..., 1:] - y[..., :-1], x[..., 1:] - x[..., :-1])
     reconstruction = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.3 * detail
+    half = (len(x) + 1) // 2
+    x, z = x[:half], z[:half]
     k = int(rng.choice((4, 6, 8, 10)))
     i, j = (int(v) for v in rng.integers(0, z.shape[-1] - k + 1, 2))
     patch = x[..., FACTOR * i : FACTOR * (i + k), FACTOR * j : FACTOR * (j + k)]
@@ -173,14 +227,18 @@ def autoencoder_loss(model: Autoencoder, x: Tensor, rng: np.random.Generator) ->
     return reconstruction + 0.5 * bigger + 0.05 * smaller + 0.02 * unit
 
 
-def unet_loss(model: UNet, z: Tensor, style: Tensor, alphas: Tensor, dropout: float) -> Tensor:
-    """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) z at uniform timesteps (Salimans and Ho, "Progressive Distillation", 2022)."""
-    t = torch.randint(0, 1000, (len(z),), device=z.device)
+def unet_loss(model: UNet, z: Tensor, style: Tensor, alphas: Tensor, dropout: float, noise: torch.Generator) -> Tensor:
+    """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) z (Salimans and Ho, "Progressive Distillation", 2022).
+
+    The timesteps of a batch are spread evenly from a random first one (Kingma et al., "Variational Diffusion Models", 2021).
+    """
+    n, device = len(z), z.device
+    t = ((torch.arange(n, device=device) + torch.rand((), generator=noise, device=device)) * (1000 / n)).long().clamp(max=999)
     a = alphas[t][:, None, None, None]
-    noise = torch.randn_like(z)
-    style = torch.where(torch.rand(len(z), device=z.device) < dropout, torch.full_like(style, len(STYLE_NAMES)), style)
-    v = model(a.sqrt() * z + (1 - a).sqrt() * noise, t, style)
-    return F.mse_loss(v.float(), a.sqrt() * noise - (1 - a).sqrt() * z)
+    e = torch.randn(z.shape, generator=noise, device=device)
+    style = torch.where(torch.rand(n, generator=noise, device=device) < dropout, torch.full_like(style, len(STYLE_NAMES)), style)
+    v = model((a.sqrt() * z + (1 - a).sqrt() * e).contiguous(memory_format=torch.channels_last), t, style)
+    return F.mse_loss(v.float(), a.sqrt() * e - (1 - a).sqrt() * z)
 
 
 def _batches(n: int, size: int) -> Iterator[slice]:
@@ -200,41 +258,50 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    torch.manual_seed(recipe.seed)
-    pool = make_pool(recipe, args.workers)
+    file = args.out / "latents.pt"
+    pool = [] if file.exists() else make_pool(recipe, args.workers)
 
     def half() -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16)
 
-    autoencoder = Autoencoder()
-
-    def autoencoder_step(step: int) -> Tensor:
-        rng = np.random.default_rng([recipe.seed, 1, step])
-        x, _ = draw(pool, recipe.autoencoder_batch, recipe.photo_share, rng)
-        with half():
-            return autoencoder_loss(autoencoder, x.to(device, memory_format=torch.channels_last), rng)
-
-    trained = _train("autoencoder", autoencoder, autoencoder_step, recipe.autoencoder_steps, recipe.autoencoder_rate, args.out, device, recipe.seed).eval()
+    def generators(*numbers: int) -> tuple[np.random.Generator, torch.Generator]:
+        rng = np.random.default_rng([recipe.seed, *numbers])
+        return rng, torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
     torch.manual_seed(recipe.seed)
-    z = torch.empty(recipe.latents, 4, VIEW // FACTOR, VIEW // FACTOR)
-    styles = torch.empty(recipe.latents, dtype=torch.long)
-    with torch.no_grad(), half():
-        for k, part in enumerate(tqdm(list(_batches(recipe.latents, 256)), desc="latents", mininterval=10)):
-            x, styles[part] = draw(pool, part.stop - part.start, recipe.photo_share, np.random.default_rng([recipe.seed, 2, k]))
-            z[part] = trained.encoder(x.to(device, memory_format=torch.channels_last)).float().cpu()
+    autoencoder = Autoencoder()
+
+    def autoencoder_part(step: int, part: int) -> Tensor:
+        rng, noise = generators(1, step, part)
+        x, _ = draw(pool, recipe.autoencoder_batch // PARTS, recipe.photo_share, rng)
+        with half():
+            return autoencoder_loss(autoencoder, x.to(device, memory_format=torch.channels_last), rng, noise)
+
+    trained = _train("autoencoder", autoencoder, autoencoder_part, cosine, recipe.autoencoder_steps, recipe, args.out, device).eval()
+
+    if not file.exists():
+        z = torch.empty(recipe.latents, LATENT_CHANNELS, VIEW // FACTOR, VIEW // FACTOR)
+        styles = torch.empty(recipe.latents, dtype=torch.long)
+        with torch.no_grad(), half():
+            for k, rows in enumerate(tqdm(list(_batches(recipe.latents, 256)), desc="latents", mininterval=10)):
+                x, styles[rows] = draw(pool, rows.stop - rows.start, recipe.photo_share, np.random.default_rng([recipe.seed, 2, k]))
+                z[rows] = trained.encoder(x.to(device, memory_format=torch.channels_last)).float().cpu()
+        _save({"z": z, "styles": styles}, file)
+    kept = torch.load(file, weights_only=True)
+    z, styles, alphas = kept["z"], kept["styles"].to(device), alphas_cumprod().to(device)
     shift, scale = z.mean((0, 2, 3)), z.std((0, 2, 3))
     z = ((z - shift[:, None, None]) / scale[:, None, None]).to(device)
-    styles, alphas = styles.to(device), alphas_cumprod().to(device)
 
+    torch.manual_seed(recipe.seed)
     unet = UNet(len(STYLE_NAMES))
 
-    def unet_step(step: int) -> Tensor:
-        pick = torch.from_numpy(np.random.default_rng([recipe.seed, 3, step]).integers(len(z), size=recipe.unet_batch)).to(device)
+    def unet_part(step: int, part: int) -> Tensor:
+        rng, noise = generators(3, step, part)
+        pick = torch.from_numpy(rng.integers(len(z), size=recipe.unet_batch // PARTS)).to(device)
         with half():
-            return unet_loss(unet, z[pick].contiguous(memory_format=torch.channels_last), styles[pick], alphas, recipe.style_dropout)
+            return unet_loss(unet, z[pick], styles[pick], alphas, recipe.style_dropout, noise)
 
-    average = _train("unet", unet, unet_step, recipe.unet_steps, recipe.unet_rate, args.out, device, recipe.seed)
+    average = _train("unet", unet, unet_part, plateau, recipe.unet_steps, recipe, args.out, device)
     weights = {f"autoencoder.{k}": v for k, v in trained.state_dict().items()} | {f"unet.{k}": v for k, v in average.state_dict().items()}
     weights = {k: v.cpu().half().contiguous() for k, v in weights.items()} | {"latent_shift": shift, "latent_scale": scale}
     facts = {"styles": ",".join(STYLE_NAMES), "recipe": json.dumps(asdict(recipe)), "minutes_of_last_run": f"{(time.time() - started) / 60:.0f}"}
