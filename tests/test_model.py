@@ -62,10 +62,12 @@ def test_tiles_do_not_show(model):
     with torch.no_grad():
         whole = model.autoencoder.decoder(z * model._scale + model._shift).clamp(-1, 1)
     assert psnr(tiled * 127.5, whole * 127.5) > 38
-    # No edge where tiles meet: the error's own steps are no larger there than elsewhere.
+    # No edge where tiles meet: the error's own steps are no larger there than elsewhere. (No tiles meet at the picture's border, where
+    # the convolutions' padding makes a step of its own.)
     error = (tiled - whole).mean(dim=1)[0]
-    steps = error.diff(dim=1).abs().mean(dim=0)
-    assert float(steps.max()) < 6 * float(steps.mean())
+    for dim in (0, 1):
+        steps = error.diff(dim=dim).abs().mean(dim=1 - dim)
+        assert float(steps[4:-4].max()) < 4 * float(steps.mean())
 
 
 def test_sampler_noise_and_starting_noise_are_strangers(model, monkeypatch):
