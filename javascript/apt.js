@@ -2,6 +2,8 @@
 // Every number comes from the server, which plans with the same code that runs the job.
 
 (function() {
+    const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
+        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor"];
     const WAIT = 300; // milliseconds after the last change
 
     function field(id) {
@@ -21,26 +23,13 @@
         return !value || value === same ? otherwise : value;
     }
 
-    function settings(prefix, names) {
+    function settings(prefix) {
         const values = {};
-        for (const name of names) {
+        for (const name of NAMES) {
             const value = field(prefix + name);
             if (value !== null && !Number.isNaN(value)) values[name] = value;
         }
         return values;
-    }
-
-    const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
-        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor"];
-
-    function named(values) {
-        // What has a box of its own for a word is sent by its option's name.
-        const out = {...values};
-        for (const name of ["gamma", "blur"]) {
-            if (out[name + "_auto"]) out[name] = "auto";
-            delete out[name + "_auto"];
-        }
-        return out;
     }
 
     function asHires(prefix, scale) {
@@ -54,7 +43,7 @@
         return {
             img2img: false, first: [width, height], target: target, steps: field("txt2img_steps"), hires_steps: field("txt2img_hires_steps"),
             denoising: field("txt2img_denoising_strength"), sampler: chosen("hr_sampler", "Use same sampler", field("txt2img_sampling")),
-            scheduler: scheduler, settings: named(settings(prefix, NAMES)),
+            scheduler: scheduler, settings: settings(prefix),
         };
     }
 
@@ -69,7 +58,7 @@
         return {
             img2img: true, given: given, target: target, resize_mode: Math.max(0, modes.findIndex((mode) => mode.checked)), steps: field("img2img_steps"),
             hires_steps: 0, denoising: field("img2img_denoising_strength"), sampler: field("img2img_sampling"), scheduler: field("img2img_scheduler"),
-            settings: named(settings(prefix, NAMES)),
+            settings: settings(prefix),
         };
     }
 

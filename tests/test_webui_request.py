@@ -1,6 +1,7 @@
 """What users and programs ask for, as the adapter reads it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -213,3 +214,9 @@ def test_the_settings_page_gives_the_defaults(host):
     host.shared.opts.apt_default_overlap = 0.25
     assert host.settings.default_values()["overlap"] == 0.25
     assert {name for name in host.shared.opts.added if name.startswith("apt_window_")} == {f"apt_window_{family}" for family in host.family.FAMILIES}
+
+
+def test_the_panel_sends_every_control():
+    script = (Path(__file__).parents[1] / "javascript" / "apt.js").read_text()
+    (names,) = re.findall(r"const NAMES = \[(.*?)\];", script, re.DOTALL)
+    assert re.findall(r'"(\w+)"', names) == [control.name for control in CONTROLS]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from apt_ext.core.schedule import discrete_timestep
 from apt_ext.core.upscale import ModelFacts
+from apt_ext.webui.sizes import FACTOR
 
 __all__ = ["FAMILIES", "crop_embedding", "facts_of", "family_of", "window_option"]
 
-FACTOR = 8
 # Family: label, native side in pixels, and what the UNet's sides have to be multiples of, in latent pixels.
 FAMILIES: dict[str, tuple[str, int, int]] = {
     "sd1": ("SD 1.x", 512, 8),

@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 from modules import errors, images, processing, sd_samplers, shared
-from PIL import Image
 from torch import Tensor
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase, Size
 from apt_ext.webui import vae
 from apt_ext.webui.errors import refuse
-from apt_ext.webui.family import family_of, window_option
+from apt_ext.webui.family import family_of
 from apt_ext.webui.progress import Progress, hires_jobs
 from apt_ext.webui.request import Request, infotext
 from apt_ext.webui.sampling import Layout, Pass, lay_out, run_phases
+from apt_ext.webui.settings import native_side
 from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
 
 __all__ = ["Job", "attach", "decode_samples", "detach", "forget_infotext", "install", "job_of"]
@@ -140,8 +140,7 @@ def _prepare(p: Any, request: Request) -> None:
 
 
 def _window_infotext() -> dict[str, int]:
-    family = family_of(shared.sd_model)
-    return {f"APT window {family}": int(getattr(shared.opts, window_option(family)))}
+    return {f"APT window {family_of(shared.sd_model)}": native_side(shared.sd_model)}
 
 
 class _as_hires:
@@ -162,8 +161,8 @@ def _hires_sizes(p: Any) -> tuple[Size, Size]:
 
 def _picture_sizes(p: Any) -> tuple[Size, Size]:
     given = (p.paste_to[2], p.paste_to[3]) if p.paste_to else p.init_images[0].size
-    native = int(getattr(shared.opts, window_option(family_of(shared.sd_model))))
-    return picture_sizes(given, (p.init_latent.shape[-1] * FACTOR, p.init_latent.shape[-2] * FACTOR), 2 if p.paste_to else p.resize_mode, native)
+    asked = (p.init_latent.shape[-1] * FACTOR, p.init_latent.shape[-2] * FACTOR)
+    return picture_sizes(given, asked, 2 if p.paste_to else p.resize_mode, native_side(shared.sd_model))
 
 
 def _announce(p: Any, job: Job, layout: Layout, hires: bool) -> None:
@@ -298,15 +297,10 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     with vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
         if decoded_samples is not None and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
-            samples = vae.encode(shared.sd_model, [_to_picture(sample) for sample in decoded_samples])
+            samples = vae.encode(shared.sd_model, [vae.to_picture(sample) for sample in decoded_samples])
         job.base = samples
         p.latent_scale_mode = {"mode": "bicubic", "antialias": False}
         try:
             return original(samples, None, *args)
         finally:
             p.latent_scale_mode, job.base = mode, None
-
-
-def _to_picture(sample: Tensor) -> Image.Image:
-    values = ((sample.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(values.astype("uint8"))

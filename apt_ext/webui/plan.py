@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from modules import sd_models, sd_samplers, shared
+from modules import sd_models, sd_samplers
 
 from apt_ext.core.cost import phase_views
 from apt_ext.core.phases import base_size, plan_phases
 from apt_ext.core.upscale import phase_starts
 from apt_ext.core.windows import draw_windows
 from apt_ext.options import published
-from apt_ext.webui.family import family_of, window_option
 from apt_ext.webui.request import parse
 from apt_ext.webui.sampling import JITTER_SEED, Layout, lay_out
-from apt_ext.webui.settings import default_values
+from apt_ext.webui.settings import default_values, native_side
 from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
 
 __all__ = ["add_route", "describe", "plan"]
@@ -39,7 +38,7 @@ def describe(layout: Layout) -> dict[str, Any]:
             }
         )
     end = layout.phases[-1]
-    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in draw_windows(0, **phase_starts(end, options, facts, JITTER_SEED))]
+    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in windows]  # of the last phase
     area = end.size[0] * end.size[1] / (min(end.size[0], facts.window[0]) * min(end.size[1], facts.window[1]))
     return {
         "phases": phases,
@@ -77,8 +76,7 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     name, steps = str(asked["sampler"]), int(asked["steps"])
     strength = float(asked["denoising"])
     if img2img:
-        native = int(getattr(shared.opts, window_option(family_of(model))))
-        start, target = picture_sizes(tuple(asked["given"]), tuple(asked["target"]), int(asked["resize_mode"]), native)
+        start, target = picture_sizes(tuple(asked["given"]), tuple(asked["target"]), int(asked["resize_mode"]), native_side(model))
     else:
         start, target = hires_sizes(tuple(asked["first"]), tuple(asked["target"]))
     p = SimpleNamespace(

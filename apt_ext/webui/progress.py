@@ -5,10 +5,9 @@ from __future__ import annotations
 from modules import shared
 
 from apt_ext.core.phases import Phase
+from apt_ext.webui.sizes import FACTOR
 
 __all__ = ["Progress", "hires_jobs"]
-
-FACTOR = 8
 
 
 def hires_jobs(views: int, first_pass_steps: int) -> int:

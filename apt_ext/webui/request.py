@@ -44,25 +44,32 @@ class Control:
     word: str = ""
     infotext: str = ""
 
+    @property
+    def step(self) -> float:
+        """Of a slider."""
+        return 1 if isinstance(self.default, int) else 0.001 if self.name == "tolerance" else 0.05
+
+
+def _key(name: str) -> str:
+    """A setting's name in the infotext; empty for the one that does not change the picture."""
+    return "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
+
 
 def _of_option(name: str, advanced: bool = False) -> list[Control]:
     limits = settings()[name].metadata
     default = HOST_DEFAULTS.get(name, settings()[name].default)
-    key = "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
     text = limits["help"][0].upper() + limits["help"][1:]
-    if "word" in limits:
-        number = 0.0 if isinstance(default, str) else default
-        box = Control(
-            f"{name}_{limits['word']}", default == limits["word"], f"{limits['label']}: {limits['word']}", text, advanced=advanced, word=limits["word"]
-        )
-        extent = {"least": limits["least"], "most": limits["most"], "slider": SLIDERS.get(name, limits["most"])}
-        return [Control(name, number, limits["label"], text, advanced=advanced, infotext=key, **extent), box]
-    if name == "phases":
-        return [Control(name, default, limits["label"], text, choices=PHASE_POLICIES, free=True, advanced=advanced, infotext=key)]
+    word = limits.get("word", "")
+    extent: dict[str, Any] = {"choices": PHASE_POLICIES, "free": True}  # of the phases
     if "choices" in limits:
-        return [Control(name, default, limits["label"], text, choices=tuple(limits["choices"]), advanced=advanced, infotext=key)]
-    extent = {"least": limits["least"], "most": limits["most"], "slider": SLIDERS.get(name, limits["most"])}
-    return [Control(name, default, limits["label"], text, advanced=advanced, infotext=key, **extent)]
+        extent = {"choices": tuple(limits["choices"])}
+    elif "least" in limits:
+        extent = {"least": limits["least"], "most": limits["most"], "slider": SLIDERS.get(name, limits["most"])}
+    number = 0.0 if word and isinstance(default, str) else default
+    control = Control(name, number, limits["label"], text, advanced=advanced, infotext=_key(name), **extent)
+    if not word:
+        return [control]
+    return [control, Control(f"{name}_{word}", default == word, f"{limits['label']}: {word}", text, advanced=advanced, word=word)]
 
 
 # The order is the API's order of arguments: it is frozen, new controls go to the end.
@@ -179,7 +186,7 @@ def _known(named: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def infotext(request: Request) -> dict[str, Any]:
     """Everything of a request that changes the picture, under its infotext names."""
-    values: dict[str, Any] = {f"APT {name.replace('_', ' ')}": getattr(request.options, name) for name in _OPTION_NAMES if name != "window_batch"}
+    values: dict[str, Any] = {_key(name): getattr(request.options, name) for name in _OPTION_NAMES if _key(name)}
     return values | {"APT tiled VAE": request.tiled_vae}
 
 

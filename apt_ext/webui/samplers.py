@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, check_steps
+from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, calls_per_step, check_steps
 from apt_ext.core.residual import Denoiser
 
 __all__ = ["Coordinates", "SigmaCoordinates", "TimestepCoordinates", "check_sampler", "coordinates_of", "model_calls", "sampler_key"]
@@ -58,7 +58,7 @@ def model_calls(label: str, function: Any, sigmas: Sequence[float]) -> list[int]
         return [2 if key == "plms" and step == 0 else 1 for step in range(steps)]
     if key != "lcm":
         check_steps(key, steps)
-    return [1 if after == 0 else SIGMA_SAMPLERS[key] for after in sigmas[1:]]
+    return calls_per_step(sigmas, SIGMA_SAMPLERS[key])
 
 
 class Coordinates(Protocol):

@@ -21,9 +21,10 @@ from apt_ext.core.schedule import scale_aware_sigmas
 from apt_ext.core.upscale import ModelFacts, PhaseStart, finish_phase, phase_fused, phase_residual, phase_weights, start_phase
 from apt_ext.options import Options
 from apt_ext.webui.denoiser import PhaseRun, fused_inside, window_corners
-from apt_ext.webui.family import crop_embedding, facts_of, family_of, window_option
+from apt_ext.webui.family import crop_embedding, facts_of
 from apt_ext.webui.progress import Progress
 from apt_ext.webui.samplers import Coordinates, check_sampler, coordinates_of, model_calls
+from apt_ext.webui.settings import native_side
 
 __all__ = ["Layout", "Pass", "lay_out", "run_phases"]
 
@@ -68,10 +69,9 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     """
     check_sampler(sampler.config.name, sampler.funcname)
     model = shared.sd_model
-    family = family_of(model)
     coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
     table = getattr(sampler.model_wrap, "sigmas", None)
-    facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), int(getattr(shared.opts, window_option(family))))  # type: ignore[attr-defined]
+    facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), native_side(model))  # type: ignore[attr-defined]
     phases = plan_phases(base_size(start, facts.window), start, target, options.phase_ratios() or options.phases)
     if p.denoising_strength is None:
         raise ValueError("denoising strength is not given; it says how much of the schedule each phase runs, try 0.6")
@@ -113,9 +113,9 @@ def _stopped() -> bool:
     return bool(shared.state.interrupted or shared.state.skipped)
 
 
-def _resized(value: Tensor | None, size: Size, mode: str) -> Tensor | None:
+def _resized(value: Tensor, size: Size, mode: str) -> Tensor:
     """A spatial tensor (B, C, H, W) or (C, H, W) at another size; what is not spatial (a 1 x 1 dummy, an embedding) is left alone."""
-    if value is None or value.ndim < 3 or tuple(value.shape[-2:]) in (size, (1, 1)):
+    if value.ndim < 3 or tuple(value.shape[-2:]) in (size, (1, 1)):
         return value
     batched = value if value.ndim == 4 else value[None]
     smooth = {"antialias": True} if mode == "bicubic" else {}
@@ -123,14 +123,11 @@ def _resized(value: Tensor | None, size: Size, mode: str) -> Tensor | None:
     return resized if value.ndim == 4 else resized[0]
 
 
-def _resized_conditioning(value: Tensor | None, size: Size) -> Tensor | None:
+def _resized_conditioning(value: Tensor, size: Size) -> Tensor:
     """Inpainting's (B, 5, H, W) has a mask in its first channel, which stays sharp; depth and edit latents are resized as pictures."""
-    if value is None or value.ndim != 4 or value.shape[1] not in (5, 9):
+    if value.ndim != 4 or value.shape[1] not in (5, 9):
         return _resized(value, size, "bicubic")
-    mask, rest = _resized(value[:, :1], size, "nearest-exact"), _resized(value[:, 1:], size, "bicubic")
-    assert mask is not None
-    assert rest is not None
-    return torch.cat([mask, rest], dim=1)
+    return torch.cat([_resized(value[:, :1], size, "nearest-exact"), _resized(value[:, 1:], size, "bicubic")], dim=1)
 
 
 @contextmanager
@@ -211,9 +208,11 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
         for phase in layout.phases:
             run.progress.begin(phase)
             start = start_phase(run.upsample(z, phase.size), reference, phase, options, layout.sigmas, layout.facts)
-            small, small_n = _resized(mask, phase.size, "nearest-exact"), _resized(nmask, phase.size, "nearest-exact")
-            outside = _resized(whole, phase.size, "bicubic")
-            if small is not None and small_n is not None and outside is not None:
+            masks: dict[str, Tensor] = {}
+            if mask is not None and nmask is not None:
+                small, small_n = _resized(mask, phase.size, "nearest-exact"), _resized(nmask, phase.size, "nearest-exact")
+                masks = {"mask": small, "nmask": small_n}
+                outside = _resized(whole, phase.size, "bicubic")
                 start = start._replace(z_up=(start.z_up * small_n + outside * small).to(start.z_up.dtype))
             generator = rng.ImageRNG(
                 start.z_up.shape[1:],
@@ -227,10 +226,9 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
             rescale = partial(scale_aware_sigmas, scale=phase.scale, gamma=start.gamma, sigma_max=layout.facts.sigma_max)
             own = layout.coordinates.rescaled(layout.own, rescale)
             inside, batch = _phase_run(run, phase, start, noise, own, options)
-            masks = {"mask": small, "nmask": small_n} if mask is not None else {}
             lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps, own=own: own, "callback_state": _callback_state(sampler, run.progress)}
             with _attributes(p, rng=generator, **masks), _attributes(sampler, **lists), fused_inside(sampler.model_wrap_cfg, inside):
-                conditioning = _resized_conditioning(image_conditioning, phase.size)
+                conditioning = None if image_conditioning is None else _resized_conditioning(image_conditioning, phase.size)
                 x = run.original(p, start.z_up, noise, *args, steps=steps, image_conditioning=conditioning)
             options = dataclasses.replace(options, window_batch=batch[0])
             if _stopped():
@@ -247,9 +245,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
         raise
     finally:
         run.progress.end()
-    resized = _resized(z, target, "bicubic")
-    assert resized is not None
-    return resized
+    return _resized(z, target, "bicubic")
 
 
 def _callback_state(sampler: Any, progress: Progress) -> Callable[[dict[str, Any]], None]:

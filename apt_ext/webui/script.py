@@ -14,12 +14,12 @@ from apt_ext.webui import job
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, replaced
 from apt_ext.webui.settings import default_values
+from apt_ext.webui.sizes import FACTOR
 from apt_ext.webui.ui import build, component, paste_functions
 from apt_ext.webui.xyz import overrides_of
 
 __all__ = ["APTScript", "APTUpscaleScript"]
 
-FACTOR = 8
 ASKED = "apt_request"  # on a processing object: what the dropdown entry asks of the accordion's script
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 from modules import shared
 
-from apt_ext.webui.family import FAMILIES, window_option
+from apt_ext.webui.family import FAMILIES, family_of, window_option
 from apt_ext.webui.request import CONTROLS, Control, defaults
 
-__all__ = ["add_settings", "default_values"]
+__all__ = ["add_settings", "default_values", "native_side"]
 
 SECTION = ("apt", "APT")
 
@@ -21,8 +21,7 @@ def _default_option(control: Control) -> Any:
         return shared.OptionInfo(control.default, label, gr.Radio, {"choices": list(control.choices)}, section=SECTION)
     if control.choices or isinstance(control.default, bool):
         return shared.OptionInfo(control.default, label, section=SECTION)
-    step = 1 if isinstance(control.default, int) else 0.001 if control.name == "tolerance" else 0.05
-    limits = {"minimum": control.least, "maximum": control.slider, "step": step}
+    limits = {"minimum": control.least, "maximum": control.slider, "step": control.step}
     return shared.OptionInfo(control.default, label, gr.Slider, limits, section=SECTION)
 
 
@@ -39,3 +38,8 @@ def add_settings() -> None:
 def default_values() -> dict[str, Any]:
     """Every control's default, as the settings page has it."""
     return {name: getattr(shared.opts, f"apt_default_{name}", value) for name, value in defaults().items()}
+
+
+def native_side(model: Any) -> int:
+    """The native window of a checkpoint's family in pixels, as the settings page has it."""
+    return int(getattr(shared.opts, window_option(family_of(model))))

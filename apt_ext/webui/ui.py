@@ -12,10 +12,6 @@ from apt_ext.webui.request import CONTROLS, CUSTOM, Control, preset_values
 __all__ = ["build", "component", "paste_functions"]
 
 
-def _step(control: Control) -> float:
-    return 1 if isinstance(control.default, int) else 0.001 if control.name == "tolerance" else 0.05
-
-
 def component(control: Control, value: Any, elem_id: str) -> Any:
     """The gradio component of a control."""
     shared = {"label": control.label, "value": value, "elem_id": elem_id}
@@ -25,7 +21,7 @@ def component(control: Control, value: Any, elem_id: str) -> Any:
         return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
     if isinstance(control.default, bool):
         return gr.Checkbox(**shared)
-    return gr.Slider(minimum=control.least, maximum=control.slider, step=_step(control), info=control.help, **shared)
+    return gr.Slider(minimum=control.least, maximum=control.slider, step=control.step, info=control.help, **shared)
 
 
 def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str, Any]:

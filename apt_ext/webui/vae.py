@@ -18,10 +18,10 @@ from apt_ext.core.phases import Size
 from apt_ext.core.tile_norm import shared_group_norm
 from apt_ext.core.tiling import map_tiles
 from apt_ext.core.upscale import enlarge
+from apt_ext.webui.sizes import FACTOR
 
-__all__ = ["decode", "encode", "encode_picture", "pictures_of", "tiled_vae", "upsampler"]
+__all__ = ["decode", "encode", "encode_picture", "pictures_of", "tiled_vae", "to_picture", "upsampler"]
 
-FACTOR = 8
 TILE, HALO = 96, 16  # latent pixels; 768 px tiles fit where a native picture is sampled
 
 
@@ -63,10 +63,15 @@ def decode(model: Any, latent: Tensor) -> list[Tensor]:
     return processing.decode_latent_batch(model, latent, target_device=devices.cpu, check_for_nans=True)
 
 
+def to_picture(sample: Tensor) -> Image.Image:
+    """(3, H, W) in -1..1 -> a picture, cut to whole levels as the host cuts them."""
+    values = ((sample.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(values.astype(np.uint8))
+
+
 def pictures_of(model: Any, latent: Tensor) -> list[Image.Image]:
     """(B, 4, h, w) -> B pictures."""
-    values = [((sample.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0).numpy().astype(np.uint8) for sample in decode(model, latent)]
-    return [Image.fromarray(value) for value in values]
+    return [to_picture(sample) for sample in decode(model, latent)]
 
 
 def encode(model: Any, pictures: list[Image.Image]) -> Tensor:
