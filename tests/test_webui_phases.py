@@ -1,0 +1,88 @@
+"""What a job shows and saves on its way: progress, phases, and what is left where one fails."""
+
+import pytest
+
+from tests.host_double.jobs import ON
+
+pytestmark = pytest.mark.usefixtures("settings_page")
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize("n_iter", [1, 2])
+def test_progress_only_grows_and_ends_full(host, job_of_kind, kind, n_iter):
+    scaled = {"hr_scale": 3.0} if kind == "text" else {"width": 192, "height": 192}
+    seen, texts = [], []
+
+    def on_call():
+        state = host.shared.state
+        share = state.sampling_step / state.sampling_steps if state.sampling_steps else 0
+        seen.append((state.job_no + share) / state.job_count)
+        texts.append(state.textinfo)
+
+    host.model.on_call = on_call
+    host.run(job_of_kind(kind, {"window_batch": 2}, n_iter=n_iter, steps=6, **scaled))
+    assert seen == sorted(seen)
+    assert 0.85 < seen[-1] <= 1
+    assert len(set(seen)) > 5
+    assert host.shared.state.job_no == host.shared.state.job_count
+    assert {text for text in texts if text} == {"APT phase 1/2 128x128", "APT phase 2/2 192x192"}
+    assert host.shared.state.textinfo is None
+
+
+def test_steps_on_the_console_are_those_of_all_phases(host):
+    host.run(host.text_job(ON, hr_scale=3.0, steps=6, n_iter=2))
+    assert host.shared.total_tqdm.done == host.shared.total_tqdm.total == 2 * (6 + 2 * 6)
+
+
+@pytest.mark.parametrize(("phases", "saved"), [("direct", 0), ("progressive", 1), ("1.5,2,3", 2)])
+def test_every_phase_but_the_last_is_saved_once_for_each_picture(host, phases, saved):
+    p = host.text_job({"phases": phases, "save_phases": True}, hr_scale=3.0, batch_size=2, do_not_save_samples=False)
+    host.run(p)
+    assert [one["suffix"] for one in host.images.saved] == [f"-apt-phase{n}" for n in range(1, saved + 1) for _ in range(2)]
+    for index, one in enumerate(host.images.saved):
+        assert one["seed"] == 11 + index % 2
+        assert f"APT phase: {index // 2 + 1} of {saved + 1}" in one["info"]
+        assert one["path"] == p.outpath_samples
+    assert "APT phase" not in p.extra_generation_params
+
+
+@pytest.mark.parametrize(("settings", "given"), [({"save_phases": True}, {}), ({}, {"do_not_save_samples": False})])
+def test_no_phase_is_saved_unasked(host, settings, given):
+    host.run(host.text_job({"enabled": True} | settings, hr_scale=3.0, **given))
+    assert not host.images.saved
+
+
+def failing_in_phase(host, number):
+    def on_call():
+        if (host.shared.state.textinfo or "").startswith(f"APT phase {number}/"):
+            raise RuntimeError("broken")
+
+    host.model.on_call = on_call
+
+
+@pytest.mark.parametrize(
+    ("kind", "failing", "save_phases", "suffixes"),
+    [
+        ("text", 1, False, ["-apt-phase0"]),
+        ("text", 2, False, ["-apt-phase1"]),
+        ("text", 2, True, ["-apt-phase1"]),
+        ("picture", 1, False, []),
+        ("picture", 2, False, ["-apt-phase1"]),
+    ],
+)
+def test_a_phase_that_fails_leaves_the_picture_before_it(host, job_of_kind, kind, failing, save_phases, suffixes):
+    failing_in_phase(host, failing)
+    scaled = {"hr_scale": 3.0} if kind == "text" else {"width": 192, "height": 192}
+    p = job_of_kind(kind, {"save_phases": save_phases}, do_not_save_samples=False, **scaled)
+    with pytest.raises(RuntimeError, match="broken"):
+        host.run(p)
+    assert [one["suffix"] for one in host.images.saved] == suffixes
+    assert "APT phase" not in p.extra_generation_params
+
+
+def test_a_picture_that_cannot_be_saved_does_not_hide_the_error(host, monkeypatch):
+    failing_in_phase(host, 2)
+    monkeypatch.setattr(host.images, "save_image", lambda *args, **named: 1 / 0)
+    with pytest.raises(RuntimeError, match="broken"):
+        host.run(host.text_job(ON, hr_scale=3.0, do_not_save_samples=False))
+    assert len(host.errors.reports) == 1
