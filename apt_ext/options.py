@@ -65,6 +65,9 @@ class Options:
         "auto", "Blur", "std of the dilated path's blur in latent pixels; 'auto' is the method's own", least=0.0, most=10.0, word="auto"
     )
     tolerance: float = setting(0.005, "Tolerance", "a path whose weight is below it is not evaluated", least=0.0, most=0.5)
+    words: float = setting(
+        0.3, "Words per window", "AccDiffusion: share of a window that a word must fill to stay in that window's prompt; 0 keeps all words", least=0.0, most=1.0
+    )
     window_batch: int = setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024)
 
     def __post_init__(self) -> None:

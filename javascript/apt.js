@@ -3,7 +3,7 @@
 
 (function() {
     const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
-        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor"];
+        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words"];
     const WAIT = 300; // milliseconds after the last change
 
     function field(id) {

@@ -52,6 +52,9 @@ def test_the_double_has_the_attributes(host):
     sampler = host.sd_samplers.create_sampler("euler", host.model)
     made = {"Sampler": sampler, "KDiffusionSampler": sampler, "CompVisSampler": host.sd_samplers.create_sampler("ddim", host.model)}
     made |= {"CFGDenoiser": sampler.model_wrap_cfg, "PostSampleArgs": host.scripts.PostSampleArgs([])}
+    made |= {"PostprocessImageArgs": host.scripts.PostprocessImageArgs(None), "Processed": host.processing.Processed(None, [])}
+    cond = host.prompt_parser.get_multicond_learned_conditioning(host.model, ["a leaf"], 4)
+    made |= {"MulticondLearnedConditioning": cond, "ComposableScheduledPromptConditioning": cond.batch[0][0]}
     for file, owner, name in FIELDS:
         instance = made.get(owner) or getattr(module_of(file), owner)()
         assert hasattr(instance, name), f"{owner}.{name}"
@@ -199,7 +202,7 @@ def known():
         add(owner, name)
     jobs = ("StableDiffusionProcessing", "StableDiffusionProcessingImg2Img", "StableDiffusionProcessingTxt2Img")
     samplers = ("Sampler", "KDiffusionSampler", "CompVisSampler")
-    names["p"] = set().union(*(names[job] for job in jobs)) | {"txt2img_upscale"}
+    names["p"] = set().union(*(names[job] for job in jobs)) | {"batch_index", "txt2img_upscale"}
     names["sampler"] = set().union(*(names[sampler] for sampler in samplers))
     names["state"], names["total_tqdm"], names["opts"] = names["State"], names["TotalTQDM"], {*contract.OPTIONS.split(), "add_option"}
     return names

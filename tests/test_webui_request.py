@@ -37,6 +37,8 @@ def test_the_order_of_the_arguments_is_frozen():
         "feather",
         "tolerance",
         "reanchor",
+        "words",
+        "draw_words",
     ]
 
 

@@ -200,7 +200,7 @@ def test_samplers_call_their_model_as_counted(host, name):
     coordinates = coordinates_of(sampler.funcname, host.model.alphas_cumprod)
     total, last = host.sd_samplers_common.setup_img2img_steps(p, None)
     levels = coordinates.levels(getattr(sampler, coordinates.getter)(p, total), total, last).tolist()
-    c, uc, image = p.conditioning(torch.zeros(1))
+    (c, uc), image = p.conditioning([p.prompt], p.steps), torch.zeros(1, 5, 1, 1)
     sampler.sample_img2img(p, X[:1, :, :8, :8], X[1:, :, :8, :8], c, uc, image_conditioning=image)
     assert len(host.model.calls) == sum(model_calls(name, sampler.funcname, levels))
     assert all(math.isfinite(level) for level in levels)

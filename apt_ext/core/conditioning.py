@@ -13,7 +13,7 @@ from torch import Tensor
 from apt_ext.core.dilated import DilatedGrid, gather_dilated
 from apt_ext.core.windows import Window, gather_windows
 
-__all__ = ["Condition", "ViewBatch", "condition_views"]
+__all__ = ["Condition", "ViewBatch", "condition_views", "own_rows"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,29 @@ def condition_views(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, 
     A host that conditions on positions (SDXL's crop coordinates) wraps this and reads `batch.windows`.
     """
     return _cut(extra, batch)
+
+
+def own_rows(value: Tensor, batch: ViewBatch, own: Callable[[Window, int], Tensor | None]) -> Tensor:
+    """Give local windows conditioning of their own, such as AccDiffusion's prompts.
+
+    Args:
+        value: (count * N, ...) view-major, a model argument as `condition_views` makes it; it is not written to.
+        batch: the views. Dilated views keep what they have: each of them shows the whole picture.
+        own: a window, row of its N -> what that row sees instead (...), or None where it keeps what it has.
+
+    Returns:
+        (count * N, ...).
+
+    Source: AccDiffusion (Lin et al., ECCV 2024), section 3.2.
+    """
+    if batch.grid is not None:
+        return value
+    n = value.shape[0] // batch.count
+    found = {k * n + row: own(window, row) for k, window in enumerate(batch.windows) for row in range(n)}
+    changed = {index: tensor for index, tensor in found.items() if tensor is not None}
+    if not changed:
+        return value
+    value = value.clone()
+    for index, tensor in changed.items():
+        value[index] = tensor
+    return value

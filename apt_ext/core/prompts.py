@@ -85,19 +85,19 @@ def window_shares(masks: Tensor, windows: Sequence[Window], size: tuple[int, int
         ValueError: for a window that shows nothing of the picture.
     """
     rows, columns = size
-    wide = masks.double()
-    wide = wide[:, torch.arange(rows) * masks.shape[1] // rows][:, :, torch.arange(columns) * masks.shape[2] // columns]
-    # Sums over rectangles from one table of running sums.
-    table = F.pad(wide.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    shares = []
-    for window in windows:
+    # How many of a window's latent pixels fall into each cell of the mask, along either axis: the latent itself is never laid out.
+    down = torch.zeros((len(windows), masks.shape[1]), dtype=torch.float64)
+    across = torch.zeros((len(windows), masks.shape[2]), dtype=torch.float64)
+    area = torch.empty(len(windows), dtype=torch.float64)
+    for k, window in enumerate(windows):
         top, bottom = max(0, window.top), min(rows, window.top + window.height)
         left, right = max(0, window.left), min(columns, window.left + window.width)
         if top >= bottom or left >= right:
             raise ValueError(f"{window} shows nothing of a latent of {rows} x {columns} pixels")
-        covered = table[:, bottom, right] - table[:, top, right] - table[:, bottom, left] + table[:, top, left]
-        shares.append(covered / ((bottom - top) * (right - left) if visible else window.height * window.width))
-    return torch.stack(shares, dim=1)
+        down[k] = torch.bincount(torch.arange(top, bottom) * masks.shape[1] // rows, minlength=masks.shape[1])
+        across[k] = torch.bincount(torch.arange(left, right) * masks.shape[2] // columns, minlength=masks.shape[2])
+        area[k] = (bottom - top) * (right - left) if visible else window.height * window.width
+    return torch.einsum("kh,thw,kw->tk", down, masks.cpu().double(), across) / area
 
 
 def kept_words(shares: Tensor, threshold: float = 0.3) -> list[list[int]]:

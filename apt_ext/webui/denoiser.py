@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,15 @@ from apt_ext.core.evaluations import StepClock
 from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.residual import Denoiser, mix_residual
 from apt_ext.core.schedule import PathWeights
+from apt_ext.webui.family import POOLED
 from apt_ext.webui.samplers import Coordinates
+
+if TYPE_CHECKING:  # everything else here can do without the host
+    from apt_ext.webui.prompts import WindowPrompts
 
 __all__ = ["PhaseRun", "fused_inside", "window_corners"]
 
-POOLED, SINUSOID = 1280, 256  # SDXL's vector: pooled prompt, then six numbers of 256 each: original size, crop corner, target size
+SINUSOID = 256  # SDXL's vector: behind the pooled prompt six numbers of 256 each: original size, crop corner, target size
 
 
 class PhaseRun:
@@ -37,6 +41,7 @@ class PhaseRun:
         residual: (z_up, noise) of the skip residual, or None.
         on_call: told of every call, before it.
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
+        prompts: of the local windows, or None where all of them have the whole one.
     """
 
     def __init__(
@@ -48,14 +53,18 @@ class PhaseRun:
         residual: tuple[Tensor, Tensor] | None,
         on_call: Callable[[], None],
         on_memory: Callable[[Exception, int], int],
+        prompts: WindowPrompts | None = None,
     ):
         self.coordinates, self.clock, self.fuse, self.weights = coordinates, clock, fuse, weights
         self.residual, self.on_call, self.on_memory = residual, on_call, on_memory
+        self.prompts = prompts
         self.models: dict[int, FusedModel] = {}
 
     def begin(self, x: Tensor, t: Tensor) -> None:
         """Count a call of the denoiser, and mix the skip residual into the sampler's own tensor at the first of a step."""
         self.on_call()
+        if self.prompts is not None:
+            self.prompts.rows.begin()
         sigma = self.coordinates.level(t)
         if self.clock.tick(sigma) and self.residual is not None:
             mix_residual(x, *self.coordinates.noised(*self.residual, sigma), sigma, self.weights(sigma).c1)
@@ -80,6 +89,8 @@ class FusedModel:
 
     def __call__(self, x: Tensor, t: Tensor, **extra: Any) -> Tensor:
         """(N, C, H, W) at the phase's size -> the same; N counts prompts, not only pictures."""
+        if self._run.prompts is not None:
+            self._run.prompts.next_call(len(x))
         while True:
             try:
                 return self._run.coordinates.estimate(self._engine, x, t, extra)
@@ -110,8 +121,8 @@ def _with_engine(base: Any) -> Any:
 
 
 @contextmanager
-def fused_inside(denoiser: Any, run: PhaseRun) -> Iterator[None]:
-    """Within the block, a sampler's CFG denoiser runs the engine; afterwards it is what it was."""
+def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
+    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin` and `wrap`; afterwards it is what it was."""
     base: Any = type(denoiser)
     denoiser.__class__ = _with_engine(base)
     denoiser.apt_run = run

@@ -11,7 +11,9 @@ from apt_ext.core.schedule import discrete_timestep
 from apt_ext.core.upscale import ModelFacts
 from apt_ext.webui.sizes import FACTOR
 
-__all__ = ["FAMILIES", "crop_embedding", "facts_of", "family_of", "window_option"]
+__all__ = ["FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "window_option"]
+
+POOLED = 1280  # SDXL's vector begins with the pooled prompt
 
 # Family: label, native side in pixels, and what the UNet's sides have to be multiples of, in latent pixels.
 FAMILIES: dict[str, tuple[str, int, int]] = {

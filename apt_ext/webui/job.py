@@ -7,26 +7,31 @@ callbacks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from modules import errors, images, processing, sd_samplers, shared
+from PIL import Image
 from torch import Tensor
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase, Size
+from apt_ext.core.windows import Window
 from apt_ext.webui import vae
+from apt_ext.webui.denoiser import fused_inside
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.family import family_of
+from apt_ext.webui.labels import draw_labels
 from apt_ext.webui.progress import Progress, hires_jobs
+from apt_ext.webui.prompts import Crop, Encodings, Seen, gather_from_latent, gathering, prompt_schedules, seen_words
 from apt_ext.webui.request import Request, infotext
-from apt_ext.webui.sampling import Layout, Pass, lay_out, run_phases
+from apt_ext.webui.sampling import Layout, Pass, Words, lay_out, resized_conditioning, run_phases
 from apt_ext.webui.settings import native_side
 from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
 
-__all__ = ["Job", "attach", "decode_samples", "detach", "forget_infotext", "install", "job_of"]
+__all__ = ["Job", "attach", "decode_samples", "detach", "draw_words", "forget_infotext", "install", "job_of", "show_drawn"]
 
 NAME = "apt_job"
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
@@ -40,11 +45,24 @@ class Job:
         request: what the user asked for.
         base: the first pass's latents, for the hires pass of one batch.
         jobs: how many jobs of the host's bar the phases take.
+        seen: where the first pass saw the words of its prompts, for the hires pass of one batch.
+        encoded: conditioning of the windows' prompts.
+        labels: (batch, picture) -> the last phase's windows and what each keeps of the prompt.
+        drawn: finished pictures of these, with their infotexts.
     """
 
     request: Request
     base: Tensor | None = None
     jobs: int = 1
+    seen: Seen | None = None
+    encoded: Encodings = field(default_factory=Encodings)
+    labels: dict[tuple[int, int], tuple[list[Window], list[str]]] = field(default_factory=dict)
+    drawn: list[tuple[Image.Image, str]] = field(default_factory=list)
+
+    @property
+    def words(self) -> bool:
+        """Whether local windows get prompts of their own."""
+        return self.request.options.method == "accdiffusion" and self.request.options.words > 0
 
 
 def job_of(p: Any) -> Job | None:
@@ -121,6 +139,8 @@ def _check(p: Any, request: Request) -> None:
     family_of(shared.sd_model)
     if p.tiling:
         raise ValueError("pictures that tile seamlessly cannot be made window by window; turn Tiling off")
+    if Job(request).words and shared.opts.use_old_emphasis_implementation:
+        raise ValueError("words per window cannot be told apart with the old emphasis implementation; turn that setting off, or set words per window to 0")
     if request.options.gamma == "auto" and p.batch_size > 1:
         raise ValueError(f"schedule strength 'auto' is measured on one picture at a time, not on a batch of {p.batch_size}; use batch count, or give a number")
 
@@ -184,9 +204,13 @@ def install(p: Any) -> None:
     """Let the sampler that the host has just made for this pass run the phases. Called right before it samples."""
     job = job_of(p)
     hires = bool(p.is_hr_pass)
-    if job is None or (isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not hires):
+    if job is None:
         return
     sampler = p.sampler
+    if isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not hires:
+        if job.words:
+            _listen(p, job, sampler)
+        return
     sampler.__dict__.pop("sample_img2img", None)
     original = sampler.sample_img2img
 
@@ -202,10 +226,80 @@ def install(p: Any) -> None:
             on_finished = partial(_save_phase, p, count) if job.request.save_phases else _ignore
             on_lost = partial(_rescue, p, count, job.request.save_phases, 0 if hires else 1)
             multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
-            run = Pass(p, sampler, layout, original, upsample, on_finished, on_lost, progress, multiplier)
+            words = _words(p, job, layout, z, x, c, image_conditioning) if job.words else None
+            run = Pass(p, sampler, layout, original, upsample, on_finished, on_lost, progress, multiplier, words)
             return run_phases(run, z, x, (c, uc), steps, image_conditioning)
 
     sampler.sample_img2img = sample_img2img
+
+
+def _listen(p: Any, job: Job, sampler: Any) -> None:
+    """Let the first pass, about to sample, gather where it sees the words of its prompts."""
+    sampler.__dict__.pop("sample", None)
+    original = sampler.sample
+
+    def sample(p: Any, x: Tensor, conditioning: Any, *args: Any, **kwargs: Any) -> Any:
+        sampler.__dict__.pop("sample", None)
+        schedules = prompt_schedules(p, conditioning)
+        if schedules is None:  # `_words` says so
+            return original(p, x, conditioning, *args, **kwargs)
+        with gathering(sampler.model_wrap_cfg, schedules, (x.shape[-2], x.shape[-1]), fused_inside) as maps:
+            samples = original(p, x, conditioning, *args, **kwargs)
+        job.seen = seen_words(maps)
+        return samples
+
+    job.seen = None
+    sampler.sample = sample
+
+
+def _words(p: Any, job: Job, layout: Layout, z: Tensor, x: Tensor, cond: Any, image_conditioning: Tensor | None) -> Words | None:
+    """The prompts of the windows; where there was no first pass to see the words in, one short pass over the base latent looks for them."""
+    schedules = prompt_schedules(p, cond)
+    if schedules is None:
+        p.comment("APT: another extension has made the prompt's conditioning, so its words cannot be told apart and every window keeps the whole prompt.")
+        return None
+    seen, job.seen, size = job.seen, None, (z.shape[-2], z.shape[-1])
+    crop = Crop(0, 0, size, size)
+    if seen is None:
+        dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
+        facts = layout.facts
+        maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
+        seen = seen_words(maps)
+    elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):
+        whole = (p.height // FACTOR, p.width // FACTOR)
+        top, left = _hires_cut(p, whole)
+        crop = Crop(top // 2, left // 2, size, whole)
+    if not seen.words:
+        p.comment("APT: the model's cross-attention could not be seen, so every window keeps the whole prompt.")
+        return None
+
+    def on_windows(windows: list[Window], texts: list[list[str]]) -> None:
+        for picture, of_picture in enumerate(texts):
+            job.labels[p.iteration, picture] = (windows, of_picture)
+
+    return Words(seen, cond, schedules, crop, job.encoded, on_windows)
+
+
+def draw_words(p: Any, picture: Image.Image) -> None:
+    """A picture of the job is finished: draw its windows and their words over a copy, if the user asked for it."""
+    job = job_of(p)
+    labels = job.labels.get((p.iteration, p.batch_index)) if job is not None else None
+    if job is None or labels is None or not job.request.draw_words:
+        return
+    index = p.batch_index
+    drawn = draw_labels(picture, *labels)
+    info = processing.create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
+    if p.save_samples():
+        images.save_image(drawn, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format, info=info, p=p, suffix="-apt-words")
+    job.drawn.append((drawn, info))
+
+
+def show_drawn(p: Any, processed: Any) -> None:
+    """Put the pictures of windows and words behind the job's own."""
+    job = job_of(p)
+    for drawn, info in job.drawn if job is not None else ():
+        processed.images.append(drawn)
+        processed.infotexts.append(info)
 
 
 def decode_samples(p: Any, samples: Any) -> Any:
@@ -230,12 +324,17 @@ def _upscaler(p: Any, hires: bool) -> str | None:
     return None if chosen in (None, "", "None") else str(chosen)
 
 
+def _hires_cut(p: Any, have: Size) -> tuple[int, int]:
+    """Latent pixels (rows, columns) to cut off the first pass, of size `have`, for the target's aspect."""
+    whole = (p.hr_upscale_to_y // FACTOR, p.hr_upscale_to_x // FACTOR)
+    return round(p.truncate_y * have[0] / whole[0]), round(p.truncate_x * have[1] / whole[1])
+
+
 def _hires_base(p: Any, job: Job, x: Tensor) -> Tensor:
     """The first pass's own latents, cut to the target's aspect as the host cuts the enlarged ones."""
     assert job.base is not None
     z, job.base = job.base, None
-    rows, columns = p.hr_upscale_to_y // FACTOR, p.hr_upscale_to_x // FACTOR
-    top, left = (round(cut * have / whole) for cut, have, whole in ((p.truncate_y, z.shape[-2], rows), (p.truncate_x, z.shape[-1], columns)))
+    top, left = _hires_cut(p, (z.shape[-2], z.shape[-1]))
     return z[:, :, top // 2 : z.shape[-2] - (top + 1) // 2, left // 2 : z.shape[-1] - (left + 1) // 2].to(x)
 
 

@@ -93,6 +93,8 @@ CONTROLS: tuple[Control, ...] = (
     *_of_option("feather", advanced=True),
     *_of_option("tolerance", advanced=True),
     *_of_option("reanchor", advanced=True),
+    *_of_option("words"),
+    Control("draw_words", False, "Picture of the words", "AccDiffusion: one more picture with the windows drawn over the result, each with the words it kept"),
 )
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
@@ -107,6 +109,7 @@ class Request:
     options: Options = field(default_factory=Options)
     tiled_vae: bool = True
     save_phases: bool = False
+    draw_words: bool = False
 
 
 def defaults() -> dict[str, Any]:
@@ -174,7 +177,7 @@ def parse(args: Sequence[Any], base: Mapping[str, Any] | None = None) -> Request
         word = settings()[name].metadata.get("word")
         if word and _flag(f"{name} {word}", values[f"{name}_{word}"]):
             fields[name] = word
-    return Request(Options(**fields), _flag("tiled_vae", values["tiled_vae"]), _flag("save_phases", values["save_phases"]))
+    return Request(Options(**fields), **{name: _flag(name, values[name]) for name in ("tiled_vae", "save_phases", "draw_words")})
 
 
 def _known(named: Mapping[str, Any]) -> Mapping[str, Any]:

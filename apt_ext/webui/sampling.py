@@ -18,15 +18,17 @@ from apt_ext.core.cost import phase_views
 from apt_ext.core.evaluations import StepClock
 from apt_ext.core.phases import Phase, Size, base_size, plan_phases
 from apt_ext.core.schedule import scale_aware_sigmas
-from apt_ext.core.upscale import ModelFacts, PhaseStart, finish_phase, phase_fused, phase_residual, phase_weights, start_phase
+from apt_ext.core.upscale import ModelFacts, PhaseStart, finish_phase, phase_fused, phase_residual, phase_starts, phase_weights, start_phase
+from apt_ext.core.windows import Window, draw_windows
 from apt_ext.options import Options
 from apt_ext.webui.denoiser import PhaseRun, fused_inside, window_corners
 from apt_ext.webui.family import crop_embedding, facts_of
 from apt_ext.webui.progress import Progress
+from apt_ext.webui.prompts import Crop, Encodings, PromptRows, Schedules, Seen, WindowPrompts
 from apt_ext.webui.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 from apt_ext.webui.settings import native_side
 
-__all__ = ["Layout", "Pass", "lay_out", "run_phases"]
+__all__ = ["Layout", "Pass", "Words", "lay_out", "resized_conditioning", "run_phases"]
 
 JITTER_SEED = 0  # the same windows for every picture, or a picture in a batch would differ from the same one alone
 
@@ -87,6 +89,24 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
 
 
 @dataclass
+class Words:
+    """Prompts per window, for one pass.
+
+    Attributes:
+        seen: where the words are. `crop`: what this pass shows of what was seen.
+        cond: the host's conditioning of this pass. `schedules`: its texts. `encoded`: of the job.
+        on_windows: told the last phase's windows at its first step and, for each picture, what each of them keeps.
+    """
+
+    seen: Seen
+    cond: Any
+    schedules: Schedules
+    crop: Crop
+    encoded: Encodings
+    on_windows: Callable[[list[Window], list[list[str]]], None]
+
+
+@dataclass
 class Pass:
     """One run over all phases, of one batch of pictures.
 
@@ -95,6 +115,7 @@ class Pass:
         original: the sampler's own `sample_img2img`.
         upsample: (latent, size) -> the latent at that size.
         on_finished: told each finished phase but the last, and its latent.
+        words: prompts per window, or None.
         on_lost: told the number of the last finished phase and its latent where a later one fails, before the error goes on; 0 is the start.
     """
 
@@ -107,6 +128,7 @@ class Pass:
     on_lost: Callable[[int, Tensor], None]
     progress: Progress
     noise_multiplier: float = 1.0
+    words: Words | None = None
 
 
 def _stopped() -> bool:
@@ -123,7 +145,7 @@ def _resized(value: Tensor, size: Size, mode: str) -> Tensor:
     return resized if value.ndim == 4 else resized[0]
 
 
-def _resized_conditioning(value: Tensor, size: Size) -> Tensor:
+def resized_conditioning(value: Tensor, size: Size) -> Tensor:
     """Inpainting's (B, 5, H, W) has a mask in its first channel, which stays sharp; depth and edit latents are resized as pictures."""
     if value.ndim != 4 or value.shape[1] not in (5, 9):
         return _resized(value, size, "bicubic")
@@ -157,6 +179,20 @@ def _halve(p: Any, error: Exception, batch: int) -> int:
     return batch // 2
 
 
+def _window_prompts(run: Pass, phase: Phase, options: Options) -> WindowPrompts | None:
+    """The prompts of a phase's windows, all of them encoded."""
+    if run.words is None:
+        return None
+    words, layout, where = run.words, run.layout, phase_starts(phase, options, run.layout.facts, JITTER_SEED)
+    prompts = WindowPrompts(words.seen, words.schedules, options.words, phase.size, words.crop, PromptRows(run.sampler.model_wrap_cfg), words.encoded)
+    local = [views > 0 for views, _ in layout.views[phase.number - 1]]
+    prompts.prepare(layout.calls, lambda step: draw_windows(step, **where), local, words.cond)
+    if phase == layout.phases[-1]:
+        windows = draw_windows(local.index(True) if True in local else 0, **where)
+        words.on_windows(windows, prompts.labels(windows))
+    return prompts
+
+
 def _phase_run(run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: Tensor, options: Options) -> tuple[PhaseRun, list[int]]:
     """The engine for one phase, and the window batch that it ends with (in a list, for it may shrink)."""
     layout, p = run.layout, run.p
@@ -172,7 +208,8 @@ def _phase_run(run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: T
         batch[0] = _halve(p, error, used)
         return batch[0]
 
-    offset = (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left))
+    condition = window_corners(crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left)))
+    prompts = _window_prompts(run, phase, options)
     fuse = partial(
         phase_fused,
         gamma=start.gamma,
@@ -181,11 +218,12 @@ def _phase_run(run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: T
         model=layout.facts,
         step=lambda: clock.step,
         seed=JITTER_SEED,
-        condition=window_corners(crop_embedding(shared.sd_model), offset),
+        condition=prompts.condition(condition) if prompts else condition,
         on_views=on_views,
     )
     weights = phase_weights(phase, options, layout.facts, start.gamma)
-    return PhaseRun(layout.coordinates, clock, fuse, weights, phase_residual(start, noise, options), run.progress.show, on_memory), batch
+    residual = phase_residual(start, noise, options)
+    return PhaseRun(layout.coordinates, clock, fuse, weights, residual, run.progress.show, on_memory, prompts), batch
 
 
 def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
@@ -228,7 +266,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
             inside, batch = _phase_run(run, phase, start, noise, own, options)
             lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps, own=own: own, "callback_state": _callback_state(sampler, run.progress)}
             with _attributes(p, rng=generator, **masks), _attributes(sampler, **lists), fused_inside(sampler.model_wrap_cfg, inside):
-                conditioning = None if image_conditioning is None else _resized_conditioning(image_conditioning, phase.size)
+                conditioning = None if image_conditioning is None else resized_conditioning(image_conditioning, phase.size)
                 x = run.original(p, start.z_up, noise, *args, steps=steps, image_conditioning=conditioning)
             options = dataclasses.replace(options, window_batch=batch[0])
             if _stopped():

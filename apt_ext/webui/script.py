@@ -77,8 +77,13 @@ class APTScript(scripts.Script):
         if job.job_of(p) is not None:
             ps.samples = job.decode_samples(p, ps.samples)
 
+    def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
+        """One of the pictures is finished, before masks and colours of the given picture are laid over it."""
+        job.draw_words(p, pp.image)
+
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """The job is over."""
+        job.show_drawn(p, processed)
         job.detach(p)
 
 

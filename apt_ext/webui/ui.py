@@ -35,14 +35,18 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
     """
     made: dict[str, Any] = {}
 
-    def row(*names: str) -> None:
-        with gr.Row():
+    def row(*names: str, visible: bool = True) -> Any:
+        with gr.Row(visible=visible) as made_row:
             for name in names:
                 control = next(c for c in CONTROLS if c.name == name)
                 made[name] = component(control, values[name], elem_id(name))
+        return made_row
 
     row("preset")
     row("method")
+    words = row("words", "draw_words", visible=values["method"] == "accdiffusion")
+    shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
+    made["method"].change(fn=lambda method: gr.update(visible=method == "accdiffusion"), **shown)
     row("phases", "matching")
     row("gamma", "overlap")
     row("gamma_auto", "tiled_vae", "save_phases")

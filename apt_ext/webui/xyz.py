@@ -46,5 +46,6 @@ def add_axes() -> None:
             axis("Statistical matching", float, "matching"),
             axis("Schedule strength", _number_or_auto, "gamma"),
             axis("Window overlap", float, "overlap"),
+            axis("Words per window", float, "words"),
         ]
     )

@@ -32,7 +32,10 @@ class Host:
 
     def __getattr__(self, name: str) -> ModuleType:
         package = "modules" if (HERE / "modules" / f"{name}.py").exists() else "apt_ext.webui"
-        return importlib.import_module(f"{package}.{name}")
+        try:
+            return importlib.import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            raise AttributeError(name) from error
 
     def script(self, *args: Any) -> Any:
         """A runner of the accordion's script with these arguments."""

@@ -1,6 +1,10 @@
-from PIL import Image
+from PIL import Image, ImageFont
 
 saved = []
+
+
+def get_font(fontsize):
+    return ImageFont.load_default(fontsize)
 
 
 def resize_image(resize_mode, im, width, height, upscaler_name=None):

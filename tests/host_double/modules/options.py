@@ -33,6 +33,9 @@ class Options:
     img2img_fix_steps = False
     batch_cond_uncond = True
     apt_window_sd1 = 64
+    emphasis = "Original"
+    use_old_scheduling = False
+    use_old_emphasis_implementation = False
 
     def __init__(self):
         self.added = {}

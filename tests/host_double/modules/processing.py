@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from modules import devices, images, rng, sd_samplers, sd_samplers_common, shared
+from modules import devices, images, prompt_parser, rng, sd_samplers, sd_samplers_common, shared
 from PIL import Image
 
 FACTOR = 8
@@ -34,6 +34,11 @@ def create_infotext(
 ):
     params = {"Seed": all_seeds[index], "Negative": all_negative_prompts[index], **p.extra_generation_params}
     return f"{all_prompts[index]}\n" + ", ".join(f"{name}: {value}" for name, value in params.items() if value is not None)
+
+
+class Processed:
+    def __init__(self, p, images_list):
+        self.images, self.infotexts = images_list, []
 
 
 @dataclass
@@ -70,6 +75,10 @@ class StableDiffusionProcessing:
     seeds: list = None
     subseeds: list = None
     rng: object = None
+    iteration: int = 0
+    batch_index: int = 0
+    firstpass_steps: int = 0
+    c: object = None
 
     sampler_noise_scheduler_override = None
     mask = None
@@ -80,10 +89,10 @@ class StableDiffusionProcessing:
     def save_samples(self):
         return not self.do_not_save_samples
 
-    def conditioning(self, noise):
-        """(prompt, negative prompt) as the model takes them."""
-        text = torch.ones(len(noise), 3, 2)
-        return text, -0.5 * text, noise.new_zeros(len(noise), 5, 1, 1)
+    def conditioning(self, prompts, steps, hires_steps=None):
+        """(prompts, negative prompts) as the sampler takes them."""
+        made = prompt_parser.get_multicond_learned_conditioning(shared.sd_model, prompts, steps, hires_steps)
+        return made, torch.full((len(prompts), 77, 2), -0.5)
 
     def tell_scripts(self, x, noise, c, uc):
         if self.scripts is not None:
@@ -98,6 +107,8 @@ class StableDiffusionProcessing:
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     enable_hr: bool = False
     hr_scale: float = 2.0
+    hr_prompt: str = ""
+    hr_prompts: list = None
     hr_upscaler: str = None
     hr_second_pass_steps: int = 0
     hr_resize_x: int = 0
@@ -148,7 +159,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         samples = samples[..., top : top + size[0] - self.truncate_y, left : left + size[1] - self.truncate_x]
         self.rng = self.noise_source(samples.shape[1:])
         noise = self.rng.next()
-        c, uc, image = self.conditioning(noise)
+        steps = self.hr_second_pass_steps or self.steps
+        c, uc = self.conditioning(self.hr_prompts, self.firstpass_steps, steps)
+        image = noise.new_zeros(len(noise), 5, 1, 1)
         self.tell_scripts(samples, noise, c, uc)
         samples = self.sampler.sample_img2img(self, samples, noise, c, uc, steps=self.hr_second_pass_steps or self.steps, image_conditioning=image)
         self.sampler = None
@@ -196,18 +209,20 @@ def process_images(p):
         p.scripts.before_process(p)
     count = p.batch_size * p.n_iter
     p.all_seeds, subseeds = [p.seed + k for k in range(count)], [p.subseed + k for k in range(count)]
-    pictures = []
+    processed = Processed(p, [])
     with torch.no_grad():
         p.init([p.prompt] * count, p.all_seeds, subseeds)
         if shared.state.job_count == -1:
             shared.state.job_count = p.n_iter
         for n in range(p.n_iter):
             rows = slice(n * p.batch_size, (n + 1) * p.batch_size)
+            p.iteration, p.firstpass_steps = n, p.steps
             p.prompts, p.negative_prompts = [p.prompt] * p.batch_size, [p.negative_prompt] * p.batch_size
+            p.hr_prompts = [getattr(p, "hr_prompt", "") or p.prompt] * p.batch_size
             p.seeds, p.subseeds = p.all_seeds[rows], subseeds[rows]
             p.rng = p.noise_source((4, p.height // FACTOR, p.width // FACTOR))
-            c, uc, _ = p.conditioning(torch.zeros(p.batch_size))
-            samples = p.sample(c, uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
+            p.c, uc = p.conditioning(p.prompts, p.steps)
+            samples = p.sample(p.c, uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
             if p.scripts is not None:
                 from modules.scripts import PostSampleArgs
 
@@ -217,7 +232,16 @@ def process_images(p):
             if not getattr(samples, "already_decoded", False):
                 samples = decode_latent_batch(shared.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
             shared.state.nextjob()
-            pictures += [Image.fromarray(((one.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).to(torch.uint8).numpy()) for one in samples]
+            for p.batch_index, one in enumerate(samples):
+                picture = Image.fromarray(((one.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).to(torch.uint8).numpy())
+                if p.scripts is not None:
+                    from modules.scripts import PostprocessImageArgs
+
+                    args = PostprocessImageArgs(picture)
+                    p.scripts.postprocess_image(p, args)
+                    picture = args.image
+                processed.images.append(picture)
+                processed.infotexts.append(create_infotext(p, p.prompts, p.seeds, p.subseeds, index=p.batch_index, all_negative_prompts=p.negative_prompts))
     if p.scripts is not None:
-        p.scripts.postprocess(p, pictures)
-    return pictures
+        p.scripts.postprocess(p, processed)
+    return processed.images

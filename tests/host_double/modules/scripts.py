@@ -16,6 +16,11 @@ class PostSampleArgs:
         self.samples = samples
 
 
+class PostprocessImageArgs:
+    def __init__(self, image):
+        self.image = image
+
+
 class Script:
     is_img2img = False
     infotext_fields = None
@@ -42,6 +47,9 @@ class Script:
         pass
 
     def post_sample(self, p, ps, *args):
+        pass
+
+    def postprocess_image(self, p, pp, *args):
         pass
 
     def postprocess(self, p, processed, *args):
@@ -71,6 +79,9 @@ class ScriptRunner:
 
     def post_sample(self, p, ps):
         self._call("post_sample", p, ps)
+
+    def postprocess_image(self, p, pp):
+        self._call("postprocess_image", p, pp)
 
     def postprocess(self, p, processed):
         self._call("postprocess", p, processed)

@@ -1,5 +1,5 @@
 import torch
-from modules import sd_samplers_common, shared
+from modules import prompt_parser, sd_samplers_common, shared
 
 
 def _part(cond, rows):
@@ -40,15 +40,22 @@ class CFGDenoiser(torch.nn.Module):
             raise sd_samplers_common.InterruptedException
         if self.mask_before_denoising and self.mask is not None:
             x = self.blend(x)
-        x_in, sigma_in, image_in = torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([image_cond, image_cond])
+        parts, cond = prompt_parser.reconstruct_multicond_batch(cond, self.step)
+        owners = [picture for picture, of_picture in enumerate(parts) for _ in of_picture] + list(range(len(x)))
+        x_in, sigma_in, image_in = x[owners], sigma[owners], image_cond[owners]
+        uncond = torch.cat([uncond, uncond[:, -1:].repeat(1, cond.shape[1] - uncond.shape[1], 1)], dim=1)
         both = _joined([cond, uncond])
-        batch = 2 * len(x) if shared.opts.batch_cond_uncond else len(x)
+        batch = len(owners) if shared.opts.batch_cond_uncond else len(x)
         out = torch.zeros_like(x_in)
         for start in range(0, len(out), batch):
             rows = slice(start, start + batch)
             out[rows] = self.inner_model(x_in[rows], sigma_in[rows], cond=_arguments(_part(both, rows), image_in[rows]))
-        with_prompt, without = out.chunk(2)
-        guided = without + cond_scale * (with_prompt - without)
+        without = out[-len(x) :]
+        guided = without.clone()
+        for picture, of_picture in enumerate(parts):
+            for row, weight in of_picture:
+                guided[picture] += (out[row] - without[picture]) * (weight * cond_scale)
+        with_prompt = torch.stack([out[of_picture[0][0]] for of_picture in parts])
         if not self.mask_before_denoising and self.mask is not None:
             guided = self.blend(guided)
         self.sampler.last_latent = self.clean(x, with_prompt, sigma)

@@ -3,10 +3,13 @@
 
 class Component:
     def __init__(self, **kwargs):
-        self.kwargs, self.events = kwargs, []
+        self.kwargs, self.events, self.changes = kwargs, [], []
 
     def input(self, **kwargs):
         self.events.append(kwargs)
+
+    def change(self, **kwargs):
+        self.changes.append(kwargs)
 
     def __enter__(self):
         return self
