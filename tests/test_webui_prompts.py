@@ -147,6 +147,15 @@ def test_another_prompt_in_the_hires_pass_uses_the_words_that_both_have(host):
         assert text != p.hr_prompt
 
 
+@pytest.mark.parametrize("prompt", ["", "...", "BREAK"])
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_prompts_without_words(host, job_of_kind, kind, prompt):
+    p = job_of_kind(kind, ACC, prompt=prompt, steps=3)
+    assert host.run(p)
+    assert not p.scripts.reports
+    assert set(host.model.cond_stage_model.encoded) <= {prompt}
+
+
 def test_words_that_are_to_be_seen_nowhere_leave_the_whole_prompt(host):
     host.run(host.text_job(ACC | {"words": 1.0}, prompt="butterfly", steps=3))
     assert set(host.model.cond_stage_model.encoded) == {"butterfly"}

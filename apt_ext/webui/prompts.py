@@ -39,7 +39,6 @@ __all__ = [
 
 Schedules = list[list[list[tuple[int, str]]]]  # [picture][part between ANDs] -> (last step, text), ...
 GATHER_TIMESTEPS = (701, 501, 301)  # where the picture's layout is decided
-ENCODE_BATCH = 16
 
 
 class Crop(NamedTuple):
@@ -336,7 +335,7 @@ class Encodings:
     """Conditioning of texts, each encoded once: text -> (t, C) and, for SDXL, the pooled (1280,), kept on the CPU.
 
     Attributes:
-        calls: how many texts the text encoder was given.
+        calls: of the text encoder.
     """
 
     def __init__(self) -> None:
@@ -348,17 +347,17 @@ class Encodings:
         """Encode what is not there yet, with the loaded checkpoint. `cond`: the conditioning that they stand in for; the refiner's is another."""
         if self._for is not cond:
             self._made, self._for = {}, cond
-        missing = [text for text in dict.fromkeys(texts) if text not in self._made]
-        for start in range(0, len(missing), ENCODE_BATCH):
+        for text in dict.fromkeys(texts):
+            if text in self._made:
+                continue
             if shared.state.interrupted or shared.state.skipped:
                 return
-            part = missing[start : start + ENCODE_BATCH]
+            # One by one, as the host does: its emphasis brings the mean of everything that is encoded together back to what it was.
             with devices.autocast():
-                made = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning(part))
-            self.calls += len(part)
-            sequences, vectors = (made["crossattn"], made["vector"]) if isinstance(made, dict) else (made, [torch.zeros(0)] * len(part))
-            for text, sequence, vector in zip(part, sequences, vectors, strict=True):
-                self._made[text] = (sequence.to(devices.cpu), vector[:POOLED].to(devices.cpu))
+                made = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
+            self.calls += 1
+            sequence, vector = (made["crossattn"][0], made["vector"][0, :POOLED]) if isinstance(made, dict) else (made[0], made.new_zeros(0))
+            self._made[text] = (sequence.to(devices.cpu), vector.to(devices.cpu))
 
     def of(self, text: str, cond: Any) -> tuple[Tensor, Tensor]:
         """The conditioning of one text."""

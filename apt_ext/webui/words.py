@@ -116,6 +116,8 @@ def token_positions(
         vectors of a textual inversion. Words that are not found among the tokens have none.
     """
     texts = [word.text for word in words if word.weight != BREAK]
+    if not texts:  # which some tokenizers do not take
+        return [[] for _ in words]
     edges = [EDGES.match(text) for text in texts]
     tokens = tokenize(texts)
     marks = tokenize([f"{edge.group(1)} {edge.group(3)}" if edge else "" for edge in edges])

@@ -20,6 +20,8 @@ class TextModel:
         self.encoded = []
 
     def tokenize(self, texts):
+        if not texts:
+            raise ValueError("a tokenizer of the host's wants at least one text")
         return [token_ids(text) for text in texts]
 
     def process_texts(self, texts):
@@ -63,4 +65,5 @@ class TextModel:
         longest = max(map(len, rows))
         ids = torch.tensor([row + [END] * (longest - len(row)) for row in rows], dtype=torch.float64)
         own = torch.stack([torch.sin(ids * 12.9898), torch.cos(ids * 78.233)], dim=-1)
+        own = own + 0.1 * len(set(texts))  # the host's emphasis, too, takes its mean over all that is encoded together
         return (own + 0.3 * own.cumsum(1) / torch.arange(1, longest + 1)[:, None]).float()
