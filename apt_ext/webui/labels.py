@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from modules import images
@@ -15,48 +14,51 @@ from apt_ext.webui.sizes import FACTOR
 
 __all__ = ["draw_labels"]
 
-
-def _spacing(starts: Sequence[int], whole: int) -> int:
-    """Pixels between neighbouring windows: the room that a label has."""
-    ordered = sorted(set(starts))
-    gaps = [b - a for a, b in pairwise(ordered)]
-    return max(6, min(gaps, default=whole))
+SIZES = (28, 24, 20, 17, 15, 13, 11, 9)  # of the letters in pixels; the first at which every label finds room
 
 
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float, lines: int) -> str:
-    """The text in lines no wider than `width`; what does not fit is cut off with an ellipsis."""
-    made: list[str] = []
+def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> list[str]:
+    """The text in lines no wider than `width`, as far as its words allow."""
+    lines: list[str] = []
     for word in text.split():
-        longer = f"{made[-1]} {word}" if made else word
-        if made and draw.textlength(longer, font=font) <= width:
-            made[-1] = longer
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and draw.textlength(longer, font=font) <= width:
+            lines[-1] = longer
         else:
-            made.append(word)
-    if len(made) > lines:
-        made = [*made[: lines - 1], made[lines - 1] + " ..."]
-    return "\n".join(made)
+            lines.append(word)
+    return lines
 
 
 def draw_labels(picture: Image.Image, windows: Sequence[Window], texts: Sequence[str]) -> Image.Image:
-    """The picture, dimmed, with every window's outline and the text that it keeps in the window's middle.
+    """The picture, dimmed, with every window's outline and, in its colour, the text that it keeps.
+
+    Labels stand in a lattice with a cell for each window, since the windows themselves overlap; what does not fit ends in an ellipsis.
 
     Args:
         windows: in latent pixels of the picture. `texts`: one for each.
     """
     drawn = Image.blend(picture.convert("RGB"), Image.new("RGB", picture.size), 0.35)
     draw = ImageDraw.Draw(drawn)
-    boxes = [(w.left * FACTOR, w.top * FACTOR, (w.left + w.width) * FACTOR - 1, (w.top + w.height) * FACTOR - 1) for w in windows]
-    room = (_spacing([w.left for w in windows], windows[0].width) * FACTOR, _spacing([w.top for w in windows], windows[0].height) * FACTOR)
-    room = (min(room[0], picture.width), min(room[1], picture.height))
-    font = images.get_font(max(10, min(28, round(min(room) / 12))))
-    line = max(1, picture.width // 1024)
     colours = [tuple(round(255 * part) for part in colorsys.hsv_to_rgb(k * 0.381966 % 1, 0.45, 1.0)) for k in range(len(windows))]
-    for box, colour in zip(boxes, colours, strict=True):
-        draw.rectangle(box, outline=colour, width=line)
-    height = draw.textbbox((0, 0), "Ag", font=font)[3] + 4
-    for (left, top, right, bottom), text, colour in zip(boxes, texts, colours, strict=True):
-        shown = _wrapped(draw, text, font, room[0] - 16, max(1, int((room[1] - 12) // height)))
-        centre = ((max(0, left) + min(picture.width, right)) / 2, (max(0, top) + min(picture.height, bottom)) / 2)
+    line = max(1, picture.width // 1024)
+    for window, colour in zip(windows, colours, strict=True):
+        left, top = window.left * FACTOR, window.top * FACTOR
+        draw.rectangle((left, top, left + window.width * FACTOR - 1, top + window.height * FACTOR - 1), outline=colour, width=line)
+    rows, columns = (sorted({getattr(window, side) for window in windows}) for side in ("top", "left"))
+    cell = (picture.width / len(columns), picture.height / len(rows))
+    room = (cell[0] - 16, cell[1] - 14)
+    for size in SIZES:
+        font = images.get_font(size)
+        height = draw.textbbox((0, 0), "Ag", font=font)[3] + 4
+        most = max(1, int(room[1] // height))
+        labels = [_wrapped(draw, text, font, room[0]) for text in texts]
+        if all(len(lines) <= most and all(draw.textlength(one, font=font) <= room[0] for one in lines) for lines in labels):
+            break
+    for window, lines, colour in zip(windows, labels, colours, strict=True):
+        shown = "\n".join(lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1]} ..."])
+        if not shown:
+            continue
+        centre = ((columns.index(window.left) + 0.5) * cell[0], (rows.index(window.top) + 0.5) * cell[1])
         x0, y0, x1, y1 = draw.multiline_textbbox(centre, shown, font=font, anchor="mm", align="center")
         draw.rectangle((x0 - 4, y0 - 3, x1 + 4, y1 + 3), fill=(0, 0, 0), outline=colour, width=line)
         draw.multiline_text(centre, shown, font=font, fill=colour, anchor="mm", align="center")
