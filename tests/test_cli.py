@@ -72,6 +72,11 @@ def test_methods(picture, tmp_path, method, switch):
     assert result.stem == f"my photo_{method}{'_apt' if switch == '--apt' else ''}_2x"
 
 
+def test_accdiffusion_says_what_does_not_apply(picture, tmp_path, capsys):
+    run("upscale", picture, "--scale", 1.5, "--steps", 2, "--method", "accdiffusion", "-o", tmp_path / "out", "--quiet")
+    assert "words per window do not apply" in capsys.readouterr().err
+
+
 def test_transparency_and_phases_are_kept(tmp_path):
     rgba = np.full((32, 32, 4), 200, np.uint8)
     rgba[:, 16:, 3] = 0

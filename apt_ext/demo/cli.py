@@ -86,6 +86,8 @@ def _announce(model: LeavesModel, source: Source, jobs: Sequence[Job]) -> None:
         minutes = views * seconds_per_view(model, job) / 60
         took = f"about {minutes:.0f} minutes" if minutes > 1.5 else f"about {60 * minutes:.0f} seconds"
         print(f"{job.options.method}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
+        if job.options.method == "accdiffusion":
+            print("accdiffusion: with window interaction; words per window do not apply, since the embedded model has no prompts", file=sys.stderr)
 
 
 def _report(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
