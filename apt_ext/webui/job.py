@@ -286,11 +286,10 @@ def draw_words(p: Any, picture: Image.Image) -> None:
     labels = job.labels.get((p.iteration, p.batch_index)) if job is not None else None
     if job is None or labels is None or not job.request.draw_words:
         return
-    index = p.batch_index
     drawn = draw_labels(picture, *labels)
-    info = processing.create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
+    info = _infotext_of(p, p.batch_index)
     if p.save_samples():
-        images.save_image(drawn, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format, info=info, p=p, suffix="-apt-words")
+        _save_beside(p, drawn, p.batch_index, info, "-apt-words")
     job.drawn.append((drawn, info))
 
 
@@ -372,6 +371,16 @@ def _save_phase(p: Any, count: int, phase: Phase, latent: Tensor) -> None:
     _save_pictures(p, phase.number, count, latent)
 
 
+def _infotext_of(p: Any, index: int) -> str:
+    """Of one picture of the batch."""
+    return str(processing.create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts))
+
+
+def _save_beside(p: Any, picture: Image.Image, index: int, info: str, suffix: str) -> None:
+    """Save a picture beside the result of the same number."""
+    images.save_image(picture, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format, info=info, p=p, suffix=suffix)
+
+
 def _save_pictures(p: Any, number: int, count: int, latent: Tensor) -> None:
     """Save the pictures of a finished phase beside the results, with their infotext; phase 0 is the first pass."""
     if not p.save_samples():
@@ -379,10 +388,7 @@ def _save_pictures(p: Any, number: int, count: int, latent: Tensor) -> None:
     p.extra_generation_params["APT phase"] = f"{number} of {count}"
     try:
         for index, picture in enumerate(vae.pictures_of(shared.sd_model, latent)):
-            info = processing.create_infotext(p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts)
-            images.save_image(
-                picture, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format, info=info, p=p, suffix=f"-apt-phase{number}"
-            )
+            _save_beside(p, picture, index, _infotext_of(p, index), f"-apt-phase{number}")
     finally:
         p.extra_generation_params.pop("APT phase", None)
 

@@ -263,10 +263,12 @@ class WindowPrompts:
         needed: dict[str, None] = {}
         done = 0
         for step, count in enumerate(calls):
-            for picture, parts in enumerate(self.schedules) if evaluated[step] else ():
+            placed = windows(step) if evaluated[step] else ()
+            for picture, parts in enumerate(self.schedules):
                 for schedule in parts:
-                    for text in {text_at(schedule, call) for call in range(done, done + count)}:
-                        needed |= dict.fromkeys(one for one in self.texts(picture, text, windows(step)) if one != text)
+                    # In the order of the calls: a set's own would change the order of the encodings from run to run.
+                    for text in dict.fromkeys(text_at(schedule, call) for call in range(done, done + count)):
+                        needed |= dict.fromkeys(one for one in self.texts(picture, text, placed) if one != text)
             done += count
         self.encoded.encode(list(needed), cond)
 
