@@ -8,7 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BORDERS", "FILLS", "METHODS", "PHASE_POLICIES", "PRESETS", "Options", "blur_of", "published", "settings"]
+__all__ = [
+    "BORDERS",
+    "FILLS",
+    "METHODS",
+    "PHASE_POLICIES",
+    "PRESETS",
+    "Options",
+    "Preset",
+    "blur_of",
+    "preset_named",
+    "preset_options",
+    "published",
+    "settings",
+]
 
 METHODS = ("multidiffusion", "demofusion", "accdiffusion")
 PHASE_POLICIES = ("progressive", "double", "direct")
@@ -17,12 +30,19 @@ FILLS = ("reflect", "zero")
 METHOD_BLUR = {"multidiffusion": 0.0, "demofusion": 1.0, "accdiffusion": 0.8}
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "Fast": {"method": "demofusion", "phases": "direct", "overlap": 0.125, "jitter": 1.0, "matching": 1.0, "gamma": 0.0},
-    "Balanced": {"method": "demofusion", "phases": "double", "overlap": 0.25, "jitter": 1.0, "matching": 1.0, "gamma": 0.0},
-    "Quality": {"method": "demofusion", "phases": "progressive", "overlap": 0.5, "jitter": 1.0, "matching": 1.0, "gamma": 0.0},
+@dataclass(frozen=True)
+class Preset:
+    """Settings that go together: fields of `Options` (what is not named keeps its default), and the sampler that they were measured with."""
+
+    options: Mapping[str, Any]
+    sampler: str = "dpmpp_2m"
+
+
+PRESETS: dict[str, Preset] = {
+    "Fast": Preset({"steps": 20, "shortcut": 0.6, "phases": "double", "overlap": 0.125, "dilated_every": 2}),
+    "Balanced": Preset({"steps": 30, "shortcut": 0.6, "phases": "double", "overlap": 0.25}),
+    "Quality": Preset({"steps": 50, "shortcut": 0.6, "phases": "progressive", "overlap": 0.25}),
 }
-"""Settings that go together; what a preset does not name keeps its default."""
 
 
 def setting(default: Any, label: str, text: str, **limits: Any) -> Any:
@@ -68,6 +88,7 @@ class Options:
     words: float = setting(
         0.3, "Words per window", "AccDiffusion: share of a window that a word must fill to stay in that window's prompt; 0 keeps all words", least=0.0, most=1.0
     )
+    dilated_every: int = setting(1, "Dilated path every", "evaluate the dilated path at every k-th step and hold its correction in between", least=1, most=8)
     window_batch: int = setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024)
 
     def __post_init__(self) -> None:
@@ -109,6 +130,24 @@ def settings() -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(Options)}
 
 
+def preset_named(name: str) -> Preset:
+    """A preset by its name, in any case of letters.
+
+    Raises:
+        ValueError: for one that does not exist.
+    """
+    found = next((preset for known, preset in PRESETS.items() if known.lower() == str(name).lower()), None)
+    if found is None:
+        raise ValueError(f"preset {name!r} does not exist; use one of {', '.join(PRESETS)}")
+    return found
+
+
+def preset_options(name: str) -> tuple[Options, str]:
+    """A preset's options and its sampler, named as in `k_diffusion.sampling`."""
+    preset = preset_named(name)
+    return Options(**preset.options), preset.sampler
+
+
 def blur_of(options: Options) -> float:
     """Std of the dilated path's blur, "auto" resolved to the method's own."""
     return METHOD_BLUR[options.method] if isinstance(options.blur, str) else options.blur
@@ -119,4 +158,4 @@ def published(options: Options) -> Options:
 
     MultiDiffusion keeps its start in the middle of the schedule: it has no skip residual, so from full noise it would make another picture.
     """
-    return dataclasses.replace(options, matching=0.0, gamma=0.0, shortcut=options.shortcut if options.method == "multidiffusion" else 1.0)
+    return dataclasses.replace(options, matching=0.0, gamma=0.0, dilated_every=1, shortcut=options.shortcut if options.method == "multidiffusion" else 1.0)

@@ -1,9 +1,22 @@
 // The panel under the APT accordion: asks the server what the job would do, and draws it.
 // Every number comes from the server, which plans with the same code that runs the job.
 
+// A preset's steps and denoising strength go into the host's own fields, where the user sees them.
+function aptFillHost(presetId, values) {
+    if (!values) return; // Custom
+    const tab = presetId.includes("txt2img") ? "txt2img" : "img2img";
+    const fields = {[tab === "txt2img" ? "txt2img_hires_steps" : "img2img_steps"]: values.steps, [`${tab}_denoising_strength`]: values.denoising};
+    for (const [id, value] of Object.entries(fields)) {
+        const input = gradioApp().querySelector(`#${id} input[type=number]`);
+        if (!input) continue;
+        input.value = value;
+        updateInput(input);
+    }
+}
+
 (function() {
     const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
-        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words"];
+        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words", "dilated_every"];
     const WAIT = 300; // milliseconds after the last change
 
     function field(id) {

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from apt_ext.demo.cli import main
+from apt_ext.options import PRESETS, preset_options
 
 ROOT = Path(__file__).parents[1]
 FAST = ["--steps", "5", "--quiet"]
@@ -146,6 +147,20 @@ def test_plan_and_job_agree(picture, tmp_path, capsys):
     assert plan["window_evaluations"] == report["window_evaluations"]
 
 
+@pytest.mark.parametrize(("preset", "most"), [("fast", 0.10), ("Balanced", 0.20), ("quality", 0.60)])
+def test_presets_stay_under_their_share_of_demofusions_evaluations(preset, most, capsys):
+    assert run("plan", "1024x1024", "--model", "sdxl", "--scale", 4, "--preset", preset, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["window_evaluations"] == sum(p["local"] + p["dilated"] for p in plan["phases"]) <= most * 5600
+    assert plan["settings"]["sampler"] == preset_options(preset)[1]
+
+
+def test_what_is_given_beside_a_preset_goes_before_it(capsys):
+    assert run("plan", "1024x1024", "--model", "sdxl", "--preset", "fast", "--steps", 7, "--sampler", "euler", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["settings"]
+    assert (plan["options"]["steps"], plan["sampler"], plan["options"]["phases"]) == (7, "euler", PRESETS["Fast"].options["phases"])
+
+
 def test_plan_says_what_demofusion_costs(capsys):
     """DemoFusion's published job, 1024 to 4096 with windows of 128 latents: 50 x (9 + 25 + 49 local and 4 + 9 + 16 dilated) views,
     less those of the last step, whose noise level gives the dilated path no weight."""
@@ -154,6 +169,7 @@ def test_plan_says_what_demofusion_costs(capsys):
     assert [p["size"] for p in plan["phases"]] == [[2048, 2048], [3072, 3072], [4096, 4096]]
     assert [p["local"] for p in plan["phases"]] == [450, 1250, 2450]
     assert [p["dilated"] for p in plan["phases"]] == [4 * 49, 9 * 49, 16 * 49]
+    assert plan["demofusion_published"] == plan["window_evaluations"]
     assert run("plan", "64x64") == 0
     assert "total:" in capsys.readouterr().out
 
@@ -184,6 +200,8 @@ BAD = [
     (["generate", "--style", "magic"], "style 'magic' does not exist"),
     (["plan", "1024"], "size '1024' is not a size such as 1024x1024"),
     (["plan", "64x64", "--model", "sd9"], "model 'sd9' does not exist"),
+    (["plan", "64x64", "--preset", "best"], "preset 'best' does not exist; use one of Fast, Balanced, Quality"),
+    (["plan", "64x64", "--preset", "fast", "--no-apt"], "--no-apt and --preset fast contradict each other"),
     (["scene", "--size", "9999"], "size 9999 is out of range"),
     (["upscale"], "the following arguments are required: image"),
 ]

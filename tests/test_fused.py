@@ -226,6 +226,61 @@ def test_weights_and_blur_follow_the_noise_level() -> None:
     assert set(levels) == {4.0}
 
 
+def held(every: int, model: Any) -> tuple[FusedDenoiser, list[int]]:
+    """A denoiser at c2 = 0.4 whose step is the one number in the returned list."""
+    now = [0]
+    return FusedDenoiser(model, **fixed(0.4, step=lambda: now[0], dilated_every=every)), now
+
+
+def test_the_dilated_correction_is_held_between_its_steps() -> None:
+    (fused, now), (plain, other) = held(3, Conv()), held(1, Conv())
+    corrections = []
+    for step in range(5):
+        now[0] = other[0] = step
+        x, sigma = noise(1, 3, 16, 16, seed=step), torch.tensor([2.0])
+        corrections.append(plain.dilated(x, sigma, step) - plain.local(x, sigma, step))
+        due = step - step % 3
+        torch.testing.assert_close(fused(x, sigma), plain.local(x, sigma, step) + 0.4 * corrections[due])
+
+
+def test_each_call_of_a_step_has_its_own_correction() -> None:
+    """Prompt and negative prompt one after the other, and the second call of a second-order sampler."""
+    fused, now = held(2, Conv())
+    one, two, sigma = noise(1, 3, 16, 16, seed=1), noise(1, 3, 16, 16, seed=2), torch.tensor([2.0])
+    first = [fused(x, sigma) for x in (one, two)]
+    now[0] = 1
+    torch.testing.assert_close([fused(x, sigma) for x in (one, two)], first)
+
+
+def test_a_held_correction_costs_nothing_and_a_new_shape_is_due_at_once() -> None:
+    model = Conv()
+    fused, now = held(4, model)
+    seen = []
+    for step, samples in enumerate((1, 1, 2, 1)):
+        now[0], model.seen = step, 0
+        fused(noise(samples, 3, 16, 16), torch.full((samples,), 2.0))
+        seen.append(model.seen // samples)
+    windows, views = seen[1], seen[0] - seen[1]
+    assert views == fused.grid.views
+    assert seen == [windows + views, windows, windows + views, windows]
+
+
+def test_a_call_that_failed_is_repeated_with_its_own_correction() -> None:
+    fused, now = held(2, Conv())
+    one, two, sigma = noise(1, 3, 16, 16, seed=1), noise(1, 3, 16, 16, seed=2), torch.tensor([2.0])
+    first = [fused(x, sigma) for x in (one, two)]
+    now[0] = 1
+
+    def full(count: int) -> None:
+        raise RuntimeError("out of memory")
+
+    fused.on_views = full
+    with pytest.raises(RuntimeError):
+        fused(one, sigma)
+    fused.on_views = lambda count: None
+    torch.testing.assert_close([fused(x, sigma) for x in (one, two)], first)
+
+
 def test_interruption_passes_through() -> None:
     """The host stops a run by raising between two calls."""
 

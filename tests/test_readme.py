@@ -34,3 +34,11 @@ def test_the_guide_lists_the_arguments_in_their_order():
 
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
     assert rows == [(str(k), control.name) for k, control in enumerate(CONTROLS, 1)]
+
+
+def test_the_guide_says_what_the_presets_want_of_the_host():
+    from apt_ext.options import PRESETS, preset_options
+
+    guide = " ".join((ROOT / "docs/webui.md").read_text().split())
+    wanted = [(name, preset_options(name)[0]) for name in PRESETS]
+    assert ", ".join(f"{options.steps} and {options.shortcut:g} for {name}" for name, options in wanted) in guide

@@ -100,8 +100,9 @@ def test_seed_of_the_engine_moves_the_windows(latent):
 
 
 @pytest.mark.parametrize(("sampler", "tolerance"), [("euler", 0.02), ("dpmpp_2m", 0.02), ("euler", 0.0)])
-def test_the_plan_counts_what_the_run_evaluates(latent, sampler, tolerance):
-    options = Options(steps=9, tolerance=tolerance, border="over", overlap=0.25)
+@pytest.mark.parametrize(("every", "shortcut"), [(1, 0.6), (3, 0.6), (2, 1.0)])
+def test_the_plan_counts_what_the_run_evaluates(latent, sampler, tolerance, every, shortcut):
+    options = Options(steps=9, tolerance=tolerance, border="over", overlap=0.25, dilated_every=every, shortcut=shortcut)
     reports = []
     run(latent, options, [1, 2], sampler=sampler, on_finished=reports.append)
     phases = [r.phase for r in reports]

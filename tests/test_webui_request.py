@@ -1,5 +1,6 @@
 """What users and programs ask for, as the adapter reads it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
+from apt_ext.options import PHASE_POLICIES, PRESETS, Options, preset_options, settings
 from apt_ext.webui.request import CONTROLS, CUSTOM, Request, defaults, infotext, parse, preset_values, replaced
 
 UNWRITTEN = {"steps", "shortcut", "window_batch"}
@@ -39,6 +40,7 @@ def test_the_order_of_the_arguments_is_frozen():
         "reanchor",
         "words",
         "draw_words",
+        "dilated_every",
     ]
 
 
@@ -71,16 +73,21 @@ def test_what_is_not_given_is_taken_from_the_page_defaults():
     assert parse([], base).options.gamma == "auto"
 
 
+def of_preset(name):
+    """What a preset sets of APT's own controls; steps and denoising strength are the host's."""
+    return {field: value for field, value in PRESETS[name].options.items() if field not in ("steps", "shortcut")}
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_its_settings_and_the_defaults_of_the_rest(preset):
-    expected = Request(Options(**PRESETS[preset], window_batch=4))
+    expected = Request(Options(**of_preset(preset), window_batch=4))
     assert parse([preset]) == parse([{"preset": preset}]) == expected
     assert parse([preset, "accdiffusion", "1.5,2"]) == expected, "in order, a preset fills what the page would fill"
     assert parse([{"preset": preset}], defaults() | {"feather": 1.0, "blur_auto": False}) == expected
 
 
 def test_what_is_named_goes_before_the_preset():
-    assert parse([{"preset": "Fast", "overlap": 0.75}]).options == Options(**PRESETS["Fast"] | {"overlap": 0.75}, window_batch=4)
+    assert parse([{"preset": "Fast", "overlap": 0.75}]).options == Options(**of_preset("Fast") | {"overlap": 0.75}, window_batch=4)
 
 
 def test_a_preset_leaves_memory_and_files_alone():
@@ -208,6 +215,13 @@ def test_choosing_a_preset_fills_the_controls_that_it_sets(host):
     filled = {name: update["value"] for name in made for output, update in zip(event["outputs"], updates, strict=True) if output is made[name] and update}
     assert filled == preset_values("Fast")
     assert not any(event["fn"](CUSTOM))
+
+
+def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host):
+    made = host.ui.build(defaults(), lambda name: f"script_img2img_apt_{name}")
+    (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
+    call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
+    assert json.loads(call[1]) == {name: {"steps": preset_options(name)[0].steps, "denoising": preset_options(name)[0].shortcut} for name in PRESETS}
 
 
 def test_the_settings_page_gives_the_defaults(host):

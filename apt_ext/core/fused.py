@@ -18,7 +18,7 @@ from apt_ext.core.schedule import PathWeights, path_shares
 from apt_ext.core.statistics import mean_std, renormalise, widen
 from apt_ext.core.windows import Window, feather_weights, gather_windows, place_windows
 
-__all__ = ["FusedDenoiser", "blurred", "denoise_dilated", "denoise_local", "even_batches"]
+__all__ = ["FusedDenoiser", "blurred", "denoise_dilated", "denoise_local", "dilated_due", "even_batches"]
 
 
 def even_batches(count: int, most: int) -> list[slice]:
@@ -26,6 +26,11 @@ def even_batches(count: int, most: int) -> list[slice]:
     batches = -(-count // max(1, most))
     edges = [round(k * count / batches) for k in range(batches + 1)] if batches else []
     return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def dilated_due(step: int, every: int) -> bool:
+    """Whether the dilated path is evaluated anew at a step, counted from 0, or its correction of an earlier one is held."""
+    return step % every == 0
 
 
 def _ignore(_: int) -> None:
@@ -170,6 +175,7 @@ class FusedDenoiser:
         step: tells the number of the current step (a `StepClock`'s, say); without it every call counts as a step.
         blur: std of the dilated path's blur in latent pixels, multiplied by c3; 0 for none.
         tolerance: a path whose weight is below it is not evaluated, and the other one gets all the weight.
+        dilated_every: k evaluates the dilated path at every k-th step only and holds its correction, D_dilated - D_local, in between.
         window_batch: views per model call. It changes memory and speed, not the picture.
         fill: what local windows see beyond the border, "reflect" or "zero".
         feather: see `denoise_local`.
@@ -192,6 +198,7 @@ class FusedDenoiser:
         step: Callable[[], int] | None = None,
         blur: float = 1.0,
         tolerance: float = 0.0,
+        dilated_every: int = 1,
         window_batch: int = 8,
         fill: str = "reflect",
         feather: float = 0.0,
@@ -206,7 +213,11 @@ class FusedDenoiser:
         self.blur, self.tolerance, self.window_batch, self.fill, self.feather = blur, tolerance, window_batch, fill, feather
         self.condition, self.on_views = condition, on_views
         self.permutations, self.interaction_group = permutations, interaction_group
+        self.dilated_every = dilated_every
         self._step, self._calls = step, 0
+        # A host may call several times a step, for one prompt after the other: each call has a correction of its own.
+        self._last_step, self._index = -1, 0
+        self._held: dict[tuple[int, torch.Size], Tensor] = {}
 
     def shares(self, sigma: float) -> tuple[float, float]:
         """Weights of the (local, dilated) path at a noise level; a path that is not evaluated has 0."""
@@ -259,4 +270,16 @@ class FusedDenoiser:
             return self.local(x, sigma, step, **extra)
         if not share_local:
             return self.dilated(x, sigma, step, **extra)
-        return self.local(x, sigma, step, **extra).mul_(share_local).add_(self.dilated(x, sigma, step, **extra), alpha=share_dilated)
+        if self.dilated_every == 1:
+            return self.local(x, sigma, step, **extra).mul_(share_local).add_(self.dilated(x, sigma, step, **extra), alpha=share_dilated)
+        return self._corrected(x, sigma, step, share_dilated, extra)
+
+    def _corrected(self, x: Tensor, sigma: Tensor, step: int, share: float, extra: dict[str, Any]) -> Tensor:
+        """D_local + c2 (D_dilated - D_local), the bracket from the last step that was due."""
+        if step != self._last_step:
+            self._last_step, self._index = step, 0
+        key, local = (self._index, x.shape), self.local(x, sigma, step, **extra)
+        if key not in self._held or dilated_due(step, self.dilated_every):
+            self._held[key] = self.dilated(x, sigma, step, **extra).sub_(local)
+        self._index += 1  # only now: a call that ran out of memory comes again
+        return local.add_(self._held[key], alpha=share)

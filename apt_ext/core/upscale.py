@@ -172,6 +172,7 @@ def phase_fused(
         step=step,
         blur=blur_of(options),
         tolerance=options.tolerance,
+        dilated_every=options.dilated_every,
         window_batch=options.window_batch,
         fill=options.fill,
         feather=options.feather,

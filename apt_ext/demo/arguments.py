@@ -12,7 +12,7 @@ from apt_ext import __version__
 from apt_ext.core.evaluations import EVALUATIONS_PER_STEP
 from apt_ext.demo.job import Job
 from apt_ext.demo.samplers import SCHEDULES
-from apt_ext.options import Options, published, settings
+from apt_ext.options import PRESETS, Options, preset_named, published, settings
 
 __all__ = ["job_from", "make_parser"]
 
@@ -50,6 +50,8 @@ def _number_or(word: str) -> Any:
 def _add_options(parser: argparse.ArgumentParser, switch: bool) -> None:
     group = parser.add_argument_group("settings of the method")
     if switch:
+        presets = ", ".join(name.lower() for name in PRESETS)
+        group.add_argument("--preset", metavar="X", help=f"settings and sampler that go together ({presets}); what is given beside it goes before it")
         group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
     for name, field in settings().items():
         limits = field.metadata
@@ -66,7 +68,7 @@ def _add_options(parser: argparse.ArgumentParser, switch: bool) -> None:
 def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True) -> None:
     job = Job()
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
-    parser.add_argument("--sampler", default=job.sampler, help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; %(default)s")
+    parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; {job.sampler}, or the preset's")
     parser.add_argument("--schedule", default=job.schedule, help=f"noise schedule, one of {', '.join(SCHEDULES)}; %(default)s")
     parser.add_argument("--guidance", type=_number, default=job.guidance, help="classifier-free guidance; %(default)s")
     parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
@@ -130,13 +132,17 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
     """
     given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
     apt, own = getattr(args, "apt", True), getattr(args, "model", "leaves") == "leaves"
-    options = Options(**(EMBEDDED if own and (apt or given.get("method") == "multidiffusion") else {}) | given)
+    preset = None if getattr(args, "preset", None) is None else preset_named(args.preset)
+    if preset is not None and not apt:
+        raise ValueError(f"--no-apt and --preset {args.preset} contradict each other; leave one of them out")
+    usual = preset.options if preset else EMBEDDED if own and (apt or given.get("method") == "multidiffusion") else {}
+    options = Options(**{**usual, **given})
     if not apt:
         clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
         options = published(options)
-    return Job(args.scale, options, args.sampler, args.schedule, args.guidance, args.style or style, args.seed)
+    return Job(args.scale, options, args.sampler or (preset.sampler if preset else Job.sampler), args.schedule, args.guidance, args.style or style, args.seed)
 
 
 def variants(job: Job) -> dict[str, Job]:

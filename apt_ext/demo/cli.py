@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from apt_ext import __version__
+from apt_ext.core.cost import demofusion_views, phase_views
 from apt_ext.core.schedule import discrete_timestep
 from apt_ext.core.upscale import ModelFacts, PhaseReport
 from apt_ext.demo.arguments import job_from, make_parser, variants
@@ -38,6 +39,7 @@ from apt_ext.demo.job import (
 from apt_ext.demo.model import NATIVE, LeavesModel, alphas_cumprod, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
+from apt_ext.demo.samplers import make_sigmas
 from apt_ext.demo.sheet import comparison_sheet, samples_sheet
 from apt_ext.demo.world import make_scene, render
 
@@ -232,19 +234,23 @@ def command_plan(args: argparse.Namespace) -> None:
     facts = ModelFacts((native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
     width, height = (int(side) for side in sides.groups())
     check_output((width, height), job.scale, most=65536)
-    _, costs, _ = lay_out(facts, sigmas, (-(-height // factor), -(-width // factor)), job)
+    size = (-(-height // factor), -(-width // factor))
+    phases, costs, schedule = lay_out(facts, sigmas, size, job)
     rows: list[dict[str, Any]] = [
-        {"size": [cost.phase.size[1] * factor, cost.phase.size[0] * factor], "scale": round(cost.phase.scale, 4)}
-        | {"steps": cost.steps, "local": cost.local, "dilated": cost.dilated}
-        for cost in costs
+        {"size": [cost.phase.size[1] * factor, cost.phase.size[0] * factor], "scale": round(cost.phase.scale, 4), "steps": cost.steps}
+        | {"windows": max(local for local, _ in each), "dilated_views": max(dilated for _, dilated in each)}
+        | {"local": cost.local, "dilated": cost.dilated}
+        for cost, each in ((cost, phase_views(cost.phase, job.options, facts, schedule, 1, job.seed)) for cost in costs)
     ]
+    # The published method's steps are those of the same schedule with one model call each, as its own sampler makes.
+    reference = demofusion_views(size, phases[-1].size, job.options, facts, make_sigmas("normal", 50, sigmas), 1, job.seed)
     total = sum(cost.evaluations for cost in costs)
     if args.json:
-        print(json.dumps({"phases": rows, "window_evaluations": total}, indent=1))
+        print(json.dumps({"settings": asdict(job), "phases": rows, "window_evaluations": total, "demofusion_published": reference}, indent=1))
         return
     for number, row in enumerate(rows, 1):
         print(f"phase {number}: {row['size'][0]}x{row['size'][1]} px, {row['steps']} steps, {row['local']} local + {row['dilated']} dilated windows")
-    print(f"total: {total} window evaluations")
+    print(f"total: {total} window evaluations, {100 * total / reference:.0f} % of the {reference} of DemoFusion as published (50 steps)")
 
 
 def command_samples(args: argparse.Namespace, output: Output) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from modules import sd_models, sd_samplers
 
-from apt_ext.core.cost import phase_views
-from apt_ext.core.phases import base_size, plan_phases
+from apt_ext.core.cost import demofusion_views
 from apt_ext.core.upscale import phase_starts
 from apt_ext.core.windows import draw_windows
-from apt_ext.options import published
 from apt_ext.webui.request import parse
 from apt_ext.webui.sampling import JITTER_SEED, Layout, lay_out
 from apt_ext.webui.settings import default_values, native_side
@@ -50,12 +47,10 @@ def describe(layout: Layout) -> dict[str, Any]:
 
 
 def _demofusion(layout: Layout) -> int:
-    """Views of the same job by DemoFusion as published: every step of the schedule, phase by phase, windows half overlapping."""
-    options = dataclasses.replace(published(layout.options), method="demofusion", shortcut=1.0, overlap=0.5, border="inside", tolerance=0.0)
+    """Views of the same job by DemoFusion as published."""
     sigmas = layout.coordinates.levels(layout.own, layout.total, layout.total - 1)
     calls = [max(layout.calls)] * (len(sigmas) - 1)
-    phases = plan_phases(base_size(layout.start, layout.facts.window), layout.start, layout.phases[-1].size, "progressive")
-    return sum(sum(map(sum, phase_views(phase, options, layout.facts, sigmas, calls, JITTER_SEED))) for phase in phases)
+    return demofusion_views(layout.start, layout.phases[-1].size, layout.options, layout.facts, sigmas, calls, JITTER_SEED)
 
 
 def plan(asked: Mapping[str, Any]) -> dict[str, Any]:

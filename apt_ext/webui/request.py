@@ -9,7 +9,7 @@ from typing import Any
 
 from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
 
-__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "Request", "defaults", "infotext", "parse", "preset_values", "replaced"]
+__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "Request", "defaults", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
 
 CUSTOM = "Custom"
 FROM_HOST = ("steps", "shortcut")  # the host's own fields: (hires) steps and denoising strength
@@ -95,6 +95,7 @@ CONTROLS: tuple[Control, ...] = (
     *_of_option("reanchor", advanced=True),
     *_of_option("words"),
     Control("draw_words", False, "Picture of the words", "AccDiffusion: one more picture with the windows drawn over the result, each with the words it kept"),
+    *_of_option("dilated_every", advanced=True),
 )
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
@@ -125,10 +126,16 @@ def preset_values(preset: str) -> dict[str, Any]:
     """
     if preset == CUSTOM:
         return {}
-    if not isinstance(preset, str) or preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:  # the page's own list has Custom too
         raise ValueError(f"preset {preset!r} does not exist; use one of {', '.join((CUSTOM, *PRESETS))}")
-    fields = {name: settings()[name].default for name in _OPTION_NAMES if name != "window_batch"} | PRESETS[preset]
-    return _to_controls(fields)
+    own = {name: value for name, value in PRESETS[preset].options.items() if name not in FROM_HOST}
+    return _to_controls({name: settings()[name].default for name in _OPTION_NAMES if name != "window_batch"} | own)
+
+
+def preset_host_values() -> dict[str, dict[str, Any]]:
+    """What each preset wants of the host's own fields: preset -> "steps" and "denoising". The page fills them in; an API's caller passes them."""
+    whole = {name: Options(**preset.options) for name, preset in PRESETS.items()}
+    return {name: {"steps": options.steps, "denoising": options.shortcut} for name, options in whole.items()}
 
 
 def _to_controls(fields: Mapping[str, Any]) -> dict[str, Any]:

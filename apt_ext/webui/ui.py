@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
-from apt_ext.webui.request import CONTROLS, CUSTOM, Control, preset_values
+from apt_ext.webui.request import CONTROLS, CUSTOM, Control, preset_host_values, preset_values
 
 __all__ = ["build", "component", "paste_functions"]
 
@@ -54,14 +55,15 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
     with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
         row("residual", "dilated", "sharpen")
         row("blur", "feather", "tolerance")
-        row("blur_auto", "border", "fill", "reanchor")
+        row("dilated_every", "border", "fill")
+        row("blur_auto", "reanchor")
     ordered = {control.name: made[control.name] for control in CONTROLS}
-    _wire_preset(ordered)
+    _wire_preset(ordered, elem_id("preset"))
     return ordered
 
 
-def _wire_preset(made: Mapping[str, Any]) -> None:
-    """A preset fills the rest; touching the rest makes it a custom one again."""
+def _wire_preset(made: Mapping[str, Any], preset_id: str) -> None:
+    """A preset fills the rest, and the host's steps and denoising strength where the user sees them; touching the rest makes it a custom one again."""
     filled = [name for name in made if name in preset_values("Quality")]
 
     def fill(preset: str) -> list[Any]:
@@ -69,6 +71,8 @@ def _wire_preset(made: Mapping[str, Any]) -> None:
         return [gr.update(value=values[name]) if name in values else gr.update() for name in filled]
 
     made["preset"].input(fn=fill, inputs=[made["preset"]], outputs=[made[name] for name in filled], show_progress=False, queue=False)
+    fields = json.dumps(preset_host_values())
+    made["preset"].input(fn=None, _js=f"(preset) => aptFillHost('{preset_id}', {fields}[preset])", inputs=[made["preset"]], outputs=[], show_progress=False)
     for name in filled:
         made[name].input(fn=None, _js=f"() => '{CUSTOM}'", inputs=[], outputs=[made["preset"]], show_progress=False)
 

@@ -46,6 +46,7 @@ def add_axes() -> None:
             axis("Statistical matching", float, "matching"),
             axis("Schedule strength", _number_or_auto, "gamma"),
             axis("Window overlap", float, "overlap"),
+            axis("Dilated path every", int, "dilated_every"),
             axis("Words per window", float, "words"),
         ]
     )
