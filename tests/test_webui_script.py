@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from apt_ext.options import PRESETS
 from tests.host_double.jobs import ON, far, left_on_p
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -19,7 +20,7 @@ def test_the_dropdown_entry_turns_hires_fix_on(host):
     (made,) = upscaled(host, p, 3.0, "Fast")
     assert made.size == (192, 192)
     assert (p.enable_hr, p.hr_scale, p.denoising_strength, p.hr_upscaler) == (True, 3.0, 0.6, "Latent")
-    assert p.extra_generation_params["APT phases"] == "direct"
+    assert p.extra_generation_params["APT phases"] == PRESETS["Fast"].options["phases"]
     assert not left_on_p(p)
 
 
