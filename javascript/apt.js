@@ -5,7 +5,9 @@
 function aptFillHost(presetId, values) {
     if (!values) return; // Custom
     const tab = presetId.includes("txt2img") ? "txt2img" : "img2img";
-    const fields = {[tab === "txt2img" ? "txt2img_hires_steps" : "img2img_steps"]: values.steps, [`${tab}_denoising_strength`]: values.denoising};
+    // The hires pass runs all of its steps, img2img a share of them.
+    const steps = tab === "txt2img" ? {txt2img_hires_steps: values.hires_steps} : {img2img_steps: values.steps};
+    const fields = {...steps, [`${tab}_denoising_strength`]: values.denoising};
     for (const [id, value] of Object.entries(fields)) {
         const input = gradioApp().querySelector(`#${id} input[type=number]`);
         if (!input) continue;

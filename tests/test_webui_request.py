@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from apt_ext.options import PHASE_POLICIES, PRESETS, Options, preset_options, settings
+from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
 from apt_ext.webui.request import CONTROLS, CUSTOM, Request, defaults, infotext, parse, preset_values, replaced
 
 UNWRITTEN = {"steps", "shortcut", "window_batch"}
@@ -221,7 +221,12 @@ def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host
     made = host.ui.build(defaults(), lambda name: f"script_img2img_apt_{name}")
     (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
     call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
-    assert json.loads(call[1]) == {name: {"steps": preset_options(name)[0].steps, "denoising": preset_options(name)[0].shortcut} for name in PRESETS}
+    assert json.loads(call[1]) == {
+        "Fast": {"steps": 20, "hires_steps": 12, "denoising": 0.6},
+        "Balanced": {"steps": 30, "hires_steps": 18, "denoising": 0.6},
+        "Quality": {"steps": 50, "hires_steps": 30, "denoising": 0.6},
+    }
+    assert list(json.loads(call[1])) == list(PRESETS)
 
 
 def test_the_settings_page_gives_the_defaults(host):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from apt_ext.core.schedule import shortcut_start
 from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
 
 __all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "Request", "defaults", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
@@ -133,9 +134,16 @@ def preset_values(preset: str) -> dict[str, Any]:
 
 
 def preset_host_values() -> dict[str, dict[str, Any]]:
-    """What each preset wants of the host's own fields: preset -> "steps" and "denoising". The page fills them in; an API's caller passes them."""
+    """What each preset wants of the host's own fields. The page fills them in; an API's caller passes them.
+
+    Returns:
+        preset -> "steps" for img2img, which runs their share of "denoising", and "hires_steps", which the host's second pass runs in full.
+    """
     whole = {name: Options(**preset.options) for name, preset in PRESETS.items()}
-    return {name: {"steps": options.steps, "denoising": options.shortcut} for name, options in whole.items()}
+    return {
+        name: {"steps": options.steps, "hires_steps": options.steps - shortcut_start(options.steps, options.shortcut), "denoising": options.shortcut}
+        for name, options in whole.items()
+    }
 
 
 def _to_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
