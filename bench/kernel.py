@@ -3,10 +3,12 @@
 After the Kernel Inception Distance (Binkowski et al., "Demystifying MMD GANs", ICLR 2018), with two differences. The features are
 a random convolutional network's, which needs no download and knows no photographs. And the unit of sampling is a picture, not a
 window: windows of one picture resemble each other, so pairs within a picture count neither in the estimate nor in its bootstrap.
+Pictures come in equal shares from a few kinds, the styles, and are taken as a stratified sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -14,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["KernelBlocks", "features", "kernel_blocks", "kernel_distance", "standardise"]
+__all__ = ["KernelBlocks", "features", "kernel_blocks", "kernel_distance", "whitening"]
 
 NETWORK_SEED = 20250721
+COMPONENTS = 32
 LAYERS = ((3, 24, 5), (24, 48, 3), (48, 96, 3))  # (channels in, channels out, kernel), all of stride 2
 
 
@@ -33,8 +36,12 @@ def _network() -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 def features(pictures: Tensor) -> Tensor:
-    """(N, 3, h, w) in -1..1 -> (N, F): mean and std over the picture of every channel of every layer, after its ReLU. F = 336."""
+    """(N, 3, h, w) in -1..1 -> (N, F): mean and std over the picture of every channel of every layer, after its ReLU. F = 336.
+
+    Each picture's mean colour is taken out first: true pictures differ in it far more than in anything that a method could spoil.
+    """
     x, pooled = pictures.float(), []
+    x = x - x.mean((2, 3), keepdim=True)
     for weight, bias in _network():
         x = F.relu(F.conv2d(x, weight, bias, stride=2))
         std, mean = torch.std_mean(x, dim=(2, 3))
@@ -42,11 +49,24 @@ def features(pictures: Tensor) -> Tensor:
     return torch.cat(pooled, 1)
 
 
-def standardise(x: Tensor, reference: Tensor) -> Tensor:
-    """(..., F) features with the mean and std of the reference's (M, F) features taken out, in float64; a constant feature becomes 0."""
+def whitening(reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """Standardise features by a reference's, and go over to its leading principal components at unit variance.
+
+    The features are many and much alike; without this a few directions, mostly contrast, make up the whole distance and its noise.
+
+    Args:
+        reference: (M, F). One component is kept for each 8 of them, up to 32.
+
+    Returns:
+        (..., F) -> (..., components), float64. A constant feature counts nothing.
+    """
     std, mean = torch.std_mean(reference.double(), dim=0)
-    usable = std > 1e-6 * (1 + mean.abs())
-    return torch.where(usable, (x.double() - mean) / torch.where(usable, std, torch.ones_like(std)), torch.zeros_like(std))
+    scale = torch.where(std > 1e-6 * (1 + mean.abs()), 1 / std, torch.zeros_like(std))
+    standard = (reference.double() - mean) * scale
+    variance, direction = torch.linalg.eigh(standard.T @ standard / (len(reference) - 1))  # ascending
+    kept = min(COMPONENTS, max(1, len(reference) // 8), int((variance > 1e-9 * variance[-1]).sum()))
+    project = scale[:, None] * direction[:, -kept:] / variance[-kept:].sqrt()
+    return lambda x: (x.double() - mean) @ project
 
 
 class KernelBlocks(NamedTuple):
@@ -63,29 +83,48 @@ def _between(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([((one @ flat.T / flat.shape[1] + 1) ** 3).reshape(-1, len(y), y.shape[1]).mean((0, 2)) for one in x])
 
 
-def kernel_blocks(x: Tensor, reference: Tensor) -> KernelBlocks:
+def _pair_mean(own: Tensor, weights: Tensor, strata: Tensor) -> Tensor:
+    """(n, n), (R, n), (n,) -> (R,): mean over two different pictures, drawn from the strata in equal shares.
+
+    A stratum's pairs with itself and with the others are averaged apart. Over all pairs at once the former would count too little, as
+    no picture is paired with itself, and for pictures that differ more between than within strata that is a bias as large as what is
+    to be told apart. NaN where a stratum has a single picture.
+    """
+    parts = [weights * (strata == stratum) for stratum in sorted(set(strata.tolist()))]
+    means = []
+    for a in parts:
+        for b in parts:
+            total, count = ((a @ own) * b).sum(1), a.sum(1) * b.sum(1)
+            if a is b:
+                total, count = total - a.square() @ own.diagonal(), count - a.square().sum(1)
+            means.append(total / count)
+    return torch.stack(means).mean(0)
+
+
+def kernel_blocks(x: Tensor, reference: Tensor, strata: Tensor) -> KernelBlocks:
     """Block means of the kernel, from which `kernel_distance` takes any resample of the pictures.
 
     Args:
-        x: (n, k, F) features of k windows of each of n results. `reference`: (m, l, F) of the true pictures, m at least 2.
+        x: (n, k, F) features of k windows of each of n results. `reference`: (m, l, F) of the true pictures.
+        strata: (m,) the kind of each true picture, all kinds equally often.
     """
-    known = reference.flatten(0, 1)
-    x, y = standardise(x, known), standardise(reference, known)
-    blocks = _between(y, y)
-    m = len(y)
-    return KernelBlocks(_between(x, x), _between(x, y).mean(1), float((blocks.sum() - blocks.diagonal().sum()) / (m * (m - 1))))
+    whiten = whitening(reference.flatten(0, 1))
+    x, y = whiten(x), whiten(reference)
+    between = _pair_mean(_between(y, y), torch.ones((1, len(y)), dtype=torch.float64), strata)
+    return KernelBlocks(_between(x, x), _between(x, y).mean(1), float(between))
 
 
-def kernel_distance(blocks: KernelBlocks, weights: Tensor) -> Tensor:
+def kernel_distance(blocks: KernelBlocks, weights: Tensor, strata: Tensor) -> Tensor:
     """Unbiased MMD^2 x 100 of resamples of the pictures.
 
     Args:
         weights: (R, n) how often each picture is in each resample; ones for the sample itself.
+        strata: (n,) the kind of each picture; the kinds count in equal shares.
 
     Returns:
         (R,). Pairs of a picture with itself are left out, also where a resample holds it several times.
     """
     w = weights.double()
-    pairs = ((w @ blocks.own) * w).sum(1) - w.square() @ blocks.own.diagonal()
-    count = w.sum(1).square() - w.square().sum(1)
-    return 100 * (pairs / count + blocks.reference - 2 * (w @ blocks.cross) / w.sum(1))
+    parts = [w * (strata == stratum) for stratum in sorted(set(strata.tolist()))]
+    cross = torch.stack([(part @ blocks.cross) / part.sum(1) for part in parts]).mean(0)
+    return 100 * (_pair_mean(blocks.own, w, strata) + blocks.reference - 2 * cross)

@@ -22,7 +22,7 @@ from apt_ext.demo.job import Job, from_style
 from apt_ext.demo.model import NATIVE, LeavesModel, load_model
 from apt_ext.demo.world import STYLES, make_scene, render
 
-__all__ = ["KINDS", "PIXELS", "Bases", "BenchModel", "keep", "load_bases", "open_model", "style_and_scene", "true_pictures"]
+__all__ = ["KINDS", "PIXELS", "Bases", "BenchModel", "keep", "load_bases", "open_model", "strata", "style_and_scene", "true_pictures"]
 
 KINDS = ("encoded", "generated", "reference")
 PIXELS = NATIVE[0] * FACTOR
@@ -70,6 +70,11 @@ def style_and_scene(number: int) -> tuple[str, int]:
     """Style and scene of a picture by its number."""
     styles = list(STYLES)
     return styles[number % len(styles)], number // len(styles)
+
+
+def strata(count: int) -> Tensor:
+    """(count,) the styles' numbers of the first pictures."""
+    return torch.arange(count) % len(STYLES)
 
 
 def true_pictures(kind: str, numbers: Sequence[int], size: int, work: Path) -> Tensor:

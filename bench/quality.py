@@ -98,7 +98,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, action="append", help="a model's weights; may be given several times")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop cleanly after this time")
     parser.add_argument("--only-summary", action="store_true", help="run nothing")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.count < 4 or args.count % 4:
+        parser.error(f"--count {args.count} does not spread evenly over the 4 styles; use a multiple of 4")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.kernel import KernelBlocks, kernel_blocks, kernel_distance
-from bench.pictures import PIXELS
+from bench.pictures import PIXELS, strata
 from bench.settings import TRUTH, reference_of
 from bench.tasks import Results, Task, load_results
 
@@ -53,16 +53,24 @@ Statistic = Callable[[Tensor], Tensor]
 
 @cache
 def resamples(count: int) -> Tensor:
-    """(1 + RESAMPLES, count): the sample itself, then bootstrap resamples, as counts per picture. Every row uses the same, so differences are paired."""
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    return torch.from_numpy(np.concatenate([np.ones((1, count)), drawn]))
+    """(1 + RESAMPLES, count): the sample itself, then bootstrap resamples within the styles, as counts per picture.
+
+    Every row uses the same, so differences are paired.
+    """
+    rng, weights, style = np.random.default_rng(BOOTSTRAP_SEED), np.ones((1 + RESAMPLES, count)), strata(count).numpy()
+    for one in set(style.tolist()):
+        among = int((style == one).sum())
+        weights[1:, style == one] = rng.multinomial(among, np.full(among, 1 / among), RESAMPLES)
+    return torch.from_numpy(weights)
 
 
 def _interval(values: Tensor) -> dict[str, float | None]:
     """The sample's own value and the percentile interval of the resamples'."""
     if not bool(values[0].isfinite()):
         return {"mean": None, "low": None, "high": None}
-    known = values[1:][values[1:].isfinite()]  # a resample of one and the same picture has no pairs
+    known = values[1:][values[1:].isfinite()]  # a resample that holds one picture of a style only has no pairs of it
+    if len(known) < RESAMPLES // 2:
+        return {"mean": round(float(values[0]), 5), "low": None, "high": None}
     low, high = torch.quantile(known, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=known.dtype)).tolist()
     return {"mean": round(float(values[0]), 5), "low": round(low, 5), "high": round(high, 5)}
 
@@ -75,7 +83,7 @@ def _mean_of(values: NDArray[Any]) -> Statistic:
 def _kernel_of(blocks: KernelBlocks) -> Statistic:
     def distance(w: Tensor) -> Tensor:
         n = w.shape[1]
-        return kernel_distance(blocks._replace(own=blocks.own[:n, :n], cross=blocks.cross[:n]), w)
+        return kernel_distance(blocks._replace(own=blocks.own[:n, :n], cross=blocks.cross[:n]), w, strata(n))
 
     return distance
 
@@ -98,7 +106,8 @@ def _statistics(results: Results, truth: Results, reference: Results, paired: bo
     values = {name: results[name] for name in ("agreement", "structure", "seams", "shift_mean", "shift_std", "shift_std_min")}
     values |= {"spectrum_below": spectrum[:, :limit].mean(1), "spectrum_above": spectrum[:, limit:].mean(1)}
     values |= {name: beyond_truth(name) for name in ("repetition", "monotonicity")}
-    kernels = {name: kernel_blocks(torch.from_numpy(results[part]), torch.from_numpy(reference[part])) for name, part in KERNELS.items()}
+    known = strata(len(reference["agreement"]))
+    kernels = {name: kernel_blocks(torch.from_numpy(results[part]), torch.from_numpy(reference[part]), known) for name, part in KERNELS.items()}
     made = {name: _kernel_of(blocks) for name, blocks in kernels.items()} | {name: _mean_of(value) for name, value in values.items()}
     return {name: made[name] for name in MEASURES}
 
@@ -208,7 +217,7 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
         "scales": sorted({task.scale for task in tasks}),
         "bases": sorted({task.base for task in tasks}),
         "seeds": sorted({task.seed for task in tasks}),
-        "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "level": LEVEL, "over": "pictures"},
+        "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "level": LEVEL, "over": "pictures, within their styles"},
         "machine": {
             "python": platform.python_version(),
             "torch": torch.__version__,

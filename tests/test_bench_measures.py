@@ -8,7 +8,7 @@ import torch
 from apt_ext.core.upscale import enlarge
 from apt_ext.core.windows import draw_windows
 from bench import measures
-from bench.kernel import KernelBlocks, features, kernel_blocks, kernel_distance, standardise
+from bench.kernel import KernelBlocks, features, kernel_blocks, kernel_distance, whitening
 
 
 def noise(*shape, seed=0):
@@ -38,12 +38,20 @@ def test_features_are_the_same_in_every_run_and_batch():
     assert float((features(x)[0] - features(x)[1]).abs().max()) > 1e-3
 
 
-def test_standardised_features_have_the_references_scale():
-    x = noise(50, 5) * 3 + 2
-    x[:, 4] = 7
-    y = standardise(x, x)
-    torch.testing.assert_close(y.mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-6, rtol=0)
-    torch.testing.assert_close(y.std(0), torch.tensor([1, 1, 1, 1, 0.0], dtype=torch.float64), atol=1e-6, rtol=0)
+def test_a_pictures_mean_colour_is_no_feature():
+    x = pictures(2, 64, scale=0.1)
+    torch.testing.assert_close(features(x + torch.tensor([0.3, -0.2, 0.1])[:, None, None]), features(x), atol=1e-5, rtol=0)
+    assert not torch.allclose(features(1.5 * x), features(x), atol=1e-2)
+
+
+def test_whitened_features_are_uncorrelated_and_of_unit_variance():
+    x = noise(200, 5) @ noise(5, 5, seed=1) + 2
+    x = torch.cat([x, torch.full((200, 1), 7.0), x[:, :1]], 1)  # one that is constant, one that says nothing new
+    y = whitening(x)(x)
+    assert y.shape == (200, 5)
+    torch.testing.assert_close(y.T @ y / 199, torch.eye(5, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert whitening(noise(24, 7))(x).shape == (200, 3)
+    assert float(whitening(x)(x + 100 * (torch.arange(7) == 5)).sub(y).abs().max()) == 0
 
 
 def picture_features(n, k, seed, mean=0.0):
@@ -52,7 +60,8 @@ def picture_features(n, k, seed, mean=0.0):
 
 
 def distance(x, y):
-    return float(kernel_distance(kernel_blocks(x, y), torch.ones(1, len(x))))
+    """Of pictures of one kind."""
+    return float(kernel_distance(kernel_blocks(x, y, torch.zeros(len(y))), torch.ones(1, len(x)), torch.zeros(len(x))))
 
 
 def test_kernel_distance_tells_distributions_apart_and_is_unbiased():
@@ -64,15 +73,17 @@ def test_kernel_distance_tells_distributions_apart_and_is_unbiased():
 
 
 def test_kernel_distance_against_the_definition():
-    x, y = picture_features(4, 1, 0), picture_features(5, 1, 3)
-    a, b = (standardise(t, y.flatten(0, 1))[:, 0] for t in (x, y))
+    x, y = picture_features(4, 2, 0), picture_features(5, 8, 3)
+    a, b = (whitening(y.flatten(0, 1))(t) for t in (x, y))
+    assert a.shape[-1] == 5
 
-    def kernel(p, q):
-        return float((p @ q / 8 + 1) ** 3)
+    def between(p, q):
+        """Mean kernel between the windows of two pictures."""
+        return sum(float((v @ w / 5 + 1) ** 3) for v in p for w in q) / (len(p) * len(q))
 
-    own = sum(kernel(a[i], a[j]) for i in range(4) for j in range(4) if i != j) / 12
-    reference = sum(kernel(b[i], b[j]) for i in range(5) for j in range(5) if i != j) / 20
-    cross = sum(kernel(p, q) for p in a for q in b) / 20
+    own = sum(between(a[i], a[j]) for i in range(4) for j in range(4) if i != j) / 12
+    reference = sum(between(b[i], b[j]) for i in range(5) for j in range(5) if i != j) / 20
+    cross = sum(between(p, q) for p in a for q in b) / 20
     assert distance(x, y) == pytest.approx(100 * (own + reference - 2 * cross), rel=1e-9)
 
 
@@ -80,7 +91,27 @@ def test_a_resample_never_pairs_a_picture_with_itself():
     own = torch.tensor([[1000.0, 1.0, 2.0], [1.0, 1000.0, 3.0], [2.0, 3.0, 1000.0]], dtype=torch.float64)
     blocks = KernelBlocks(own, torch.zeros(3, dtype=torch.float64), 0.0)
     resamples = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
-    torch.testing.assert_close(kernel_distance(blocks, resamples), torch.tensor([200.0, 100.0, 200.0], dtype=torch.float64))
+    torch.testing.assert_close(kernel_distance(blocks, resamples, torch.zeros(3)), torch.tensor([200.0, 100.0, 200.0], dtype=torch.float64))
+
+
+def test_kinds_of_pictures_in_equal_shares_leave_the_distance_unbiased():
+    """Four kinds far apart, few pictures of each: over all pairs at once it would be far below zero."""
+    kinds, centres = torch.arange(12) % 4, 3 * noise(4, 1, 8, seed=99)
+    ones = torch.ones(1, 12)
+
+    def between(seed, by):
+        x, y = (picture_features(12, 2, s) + centres[kinds] for s in (seed, seed + 5))
+        return float(kernel_distance(kernel_blocks(x, y, by), ones, by))
+
+    stratified = torch.tensor([between(10 * seed, kinds) for seed in range(30)])
+    mixed = torch.tensor([between(10 * seed, torch.zeros(12)) for seed in range(30)])
+    assert abs(float(stratified.mean())) < 3 * float(stratified.std()) / math.sqrt(30)
+    assert float(mixed.mean()) < -10 * float(mixed.std()) / math.sqrt(30)
+
+
+def test_a_kind_of_which_there_is_one_picture_has_no_distance():
+    x, kinds = picture_features(4, 1, 0), torch.arange(4)
+    assert bool(kernel_distance(kernel_blocks(x, x, kinds), torch.ones(1, 4), kinds).isnan())
 
 
 def test_real_pictures_of_one_kind_are_close_and_of_another_far():
