@@ -10,75 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from apt_ext.demo.model import WEIGHTS
 from bench.bars import check_bars
-from bench.pictures import BenchModel, open_model
-from bench.settings import TRUTH, Setting, all_settings, groups
+from bench.pictures import open_model
+from bench.runner import make_tasks, run_tasks
+from bench.settings import all_settings, groups
 from bench.summary import summarise
-from bench.tasks import Task, evaluations, load_results, most_pictures, run_chunk, store_results
+from bench.tasks import Task
 
-__all__ = ["main", "make_tasks", "run_tasks"]
-
-FIRST = {("presets", 4): 1, ("presets", 2): 2, ("methods", 2): 3}  # what is most worth knowing; the rest follows, group by group
-
-
-def make_tasks(settings: Sequence[Setting], benches: Sequence[BenchModel], scales: Sequence[int], bases: Sequence[str], seeds: Sequence[int]) -> list[Task]:
-    """Every run that the settings ask for, the most useful first; one content may stand there under several names."""
-    tasks = [
-        Task(setting, scale, base, bench, seed)
-        for seed in seeds
-        for bench in benches
-        for setting in settings
-        for scale in setting.scales
-        if scale in scales
-        for base in bases
-        if not (base == "generated" and setting.how in ("truth", "render"))  # the model's own pictures have no truth
-    ]
-    references = [Task(TRUTH, scale, "reference", bench, seeds[0]) for bench in benches for scale in scales]
-
-    def order(task: Task) -> tuple[int, int, int]:
-        group = task.setting.group
-        rank = 0 if group == "baselines" else FIRST.get((group, task.scale), len(FIRST) + 1)
-        return rank, seeds.index(task.seed), bases.index(task.base)
-
-    return references + sorted(tasks, key=order)
-
-
-def _done(task: Task, work: Path) -> int:
-    results = load_results(task, work)
-    return len(results["agreement"]) if results else 0
-
-
-def run_tasks(tasks: Sequence[Task], count: int, batch: int, work: Path, minutes: float = float("inf"), quiet: bool = False) -> int:
-    """Do what is missing of the tasks' first `count` pictures, within a budget of time.
-
-    Returns:
-        The number of pictures made.
-    """
-    unique = list({task.key: task for task in reversed(tasks)}.values())[::-1]
-    until, made = time.monotonic() + 60 * minutes, 0
-    passes = {task.key: 1 if task.setting.guidance == 1 else 2 for task in unique}
-    total = sum(evaluations(task) * passes[task.key] * max(0, count - _done(task, work)) for task in unique)
-    with tqdm(total=total, unit="window", unit_scale=True, disable=quiet, mininterval=1, smoothing=0.02) as bar:
-        for task in unique:
-            bar.set_description(f"{task.setting.group}: {task.setting.name}, {task.scale}x, {task.base}", refresh=False)
-            while (done := _done(task, work)) < count:
-                if time.monotonic() > until:
-                    return made
-                numbers = range(done, min(count, done + min(batch, most_pictures(task))))
-                new, old = run_chunk(task, numbers, work, bar.update), load_results(task, work)
-                # Another process may have come first; numbers are joined only where they follow on each other.
-                if old is None or len(old["agreement"]) == done:
-                    store_results(task, {name: np.concatenate([old[name], new[name]]) if old else new[name] for name in new}, work)
-                made += len(numbers)
-    return made
+__all__ = ["main"]
 
 
 def _numbers(text: str) -> list[int]:

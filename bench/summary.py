@@ -16,8 +16,10 @@ from torch import Tensor
 
 from bench.kernel import KernelBlocks, kernel_blocks, kernel_distance
 from bench.pictures import PIXELS, strata
+from bench.runner import results_of
 from bench.settings import TRUTH, reference_of
-from bench.tasks import Results, Task, load_results
+from bench.store import Results
+from bench.tasks import Task
 
 __all__ = ["MEASURES", "Measure", "resamples", "summarise"]
 
@@ -148,8 +150,7 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
 
     @lru_cache(maxsize=8)
     def results(task: Task) -> Results | None:
-        found = load_results(task, work)
-        return {name: value[:count] for name, value in found.items()} if found else None
+        return {name: value[:count] for name, value in results_of(task, work).items()} or None
 
     @cache
     def statistics(key: str) -> dict[str, Statistic] | None:

@@ -11,11 +11,14 @@ from apt_ext.demo.model import WEIGHTS
 from apt_ext.options import Options, published
 from bench import quality
 from bench.bars import BARS, DEMOFUSION_EVALUATIONS, check_bars, sdxl_evaluations
+from bench.making import make
+from bench.measuring import measure
 from bench.pictures import keep, load_bases, open_model, true_pictures
-from bench.quality import make_tasks, run_tasks
+from bench.runner import make_tasks, results_of, run_chunk, run_tasks
 from bench.settings import BASELINES, PUBLISHED, Setting, all_settings, key_of, reference_of
+from bench.store import append, length, load
 from bench.summary import MEASURES, resamples, summarise
-from bench.tasks import Task, evaluations, load_results, run_chunk, store_results
+from bench.tasks import Task, evaluations
 
 SHORT = Options(steps=3, overlap=0.0)
 REFERENCE = Setting("DemoFusion as published", "methods", published(SHORT))
@@ -58,22 +61,49 @@ def row_named(summary, name, base="encoded"):
 
 
 def test_nothing_is_done_twice_and_equal_content_once(tasks, work):
-    before = {path.name: path.stat().st_mtime_ns for path in (work / "results").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.np?")}
     assert run_tasks(tasks, 4, 4, work, quiet=True) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in (work / "results").iterdir()} == before
-    assert len(before) == len({task.key for task in tasks}) == 11
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.np?")} == before
+    assert len(list((work / "made").iterdir())) == len({task.key for task in tasks}) == 11
     assert len(tasks) == 13
+
+
+def test_a_new_version_of_the_measures_makes_no_picture_anew(tasks, work, monkeypatch):
+    """Also where the batch does not fit what was made."""
+    task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
+    monkeypatch.setattr("bench.runner.VERSION", 99)
+    monkeypatch.setattr("bench.runner.make", lambda *args: pytest.fail("made anew"))
+    assert run_tasks([task], 4, 3, work, quiet=True) == 4
+    again = results_of(task, work)
+    monkeypatch.undo()
+    for name, value in results_of(task, work).items():
+        np.testing.assert_allclose(value, again[name], atol=2e-3, rtol=2e-3)
+
+
+def test_pictures_that_were_made_but_not_measured_are_taken_up(tasks, work, tmp_path):
+    task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
+    whole = load(work / "made" / f"{task.key}.npz")
+    append(tmp_path / "made" / f"{task.key}.npz", {name: value[:1] for name, value in whole.items()}, 0)
+    assert run_tasks([task], 2, 2, tmp_path, quiet=True) == 2
+    assert np.array_equal(results_of(task, tmp_path)["seconds"][:1], whole["seconds"][:1])
+    assert len(results_of(task, tmp_path)["seconds"]) == 2
 
 
 def test_a_run_without_time_stops_before_its_first_picture(tasks, tmp_path):
     assert run_tasks(tasks, 4, 4, tmp_path, minutes=0.0, quiet=True) == 0
 
 
+def chunk(task, numbers, work):
+    """Made and measured by themselves, whatever is in the work folder."""
+    bases = load_bases(task.base, task.bench, numbers, work)
+    made = make(task, bases, work)
+    return made | measure(task, bases, torch.from_numpy(made["latent"]), work)
+
+
 def test_a_picture_does_not_depend_on_its_batch(tasks, work):
     for name in ("APT", "DemoFusion as published"):
         task = next(task for task in tasks if task.setting.name == name and task.base == "encoded")
-        stored = load_results(task, work)
-        alone = run_chunk(task, [3], work)
+        stored, alone = results_of(task, work), chunk(task, [3], work)
         for value in ("agreement", "structure", "seams", "spectrum", "monotonicity", "windows", "curve"):
             np.testing.assert_allclose(alone[value][0], stored[value][3], atol=2e-3, rtol=2e-3)
         assert not np.allclose(stored["agreement"][2], stored["agreement"][3])
@@ -83,18 +113,18 @@ def test_another_seed_makes_another_picture(tasks, work):
     task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
     other = replace(task, seed=2)
     assert other.key != task.key
-    assert not np.allclose(run_chunk(other, [0], work)["agreement"], load_results(task, work)["agreement"][:1], atol=1e-3)
+    assert not np.allclose(chunk(other, [0], work)["agreement"], results_of(task, work)["agreement"][:1], atol=1e-3)
 
 
 def test_the_measured_exponent_runs_one_picture_at_a_time(bench, tasks, work, tmp_path):
     task = Task(Setting("auto", "gamma", replace(SHORT, gamma="auto")), 2, "encoded", bench, 1)
     assert run_tasks([task], 2, 8, tmp_path, quiet=True) == 2
-    assert len(load_results(task, tmp_path)["agreement"]) == 2
+    assert len(results_of(task, tmp_path)["agreement"]) == 2
 
 
 def test_evaluations_are_those_of_the_plan(tasks, work):
     for task in tasks:
-        assert set(load_results(task, work)["evaluations"]) == {evaluations(task)}
+        assert set(results_of(task, work)["evaluations"]) == {evaluations(task)}
     whole = next(task for task in tasks if task.setting.how == "whole")
     assert evaluations(whole) == 2 * 4  # two of three steps, each as large as four windows
 
@@ -102,8 +132,8 @@ def test_evaluations_are_those_of_the_plan(tasks, work):
 def test_guidance_counts_in_the_progress_and_not_in_the_evaluations(bench, tmp_path):
     task = Task(Setting("guided", "guidance", SHORT, guidance=1.5), 2, "encoded", bench, 1)
     told = []
-    results = run_chunk(task, [0, 1], tmp_path, told.append)
-    assert sum(told) == 2 * 2 * evaluations(task) == 2 * 2 * results["evaluations"][0]
+    assert run_chunk(task, [0, 1], tmp_path, told.append) == 2
+    assert sum(told) == 2 * 2 * evaluations(task) == 2 * 2 * results_of(task, tmp_path)["evaluations"][0]
 
 
 def test_the_summary_has_every_row_with_intervals_and_verdicts(summary):
@@ -215,11 +245,16 @@ def test_what_was_kept_is_not_made_again(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_kill_while_writing_leaves_the_old_results(tasks, tmp_path):
-    store_results(tasks[0], {"agreement": np.arange(2)}, tmp_path)
+def test_results_grow_and_a_kill_while_writing_leaves_the_old_ones(tmp_path):
+    path = tmp_path / "a" / "x.npz"
+    assert (load(path), length(path)) == ({}, 0)
+    append(path, {"v": np.arange(2)}, 0)
+    append(path, {"v": np.arange(2, 5)}, 2)
+    append(path, {"v": np.arange(9)}, 2)  # by another process, too late
     with pytest.raises(ValueError, match="allow_pickle"):
-        store_results(tasks[0], {"agreement": np.array([object()])}, tmp_path)
-    assert load_results(tasks[0], tmp_path)["agreement"].tolist() == [0, 1]
+        append(path, {"v": np.array([object()])}, 5)
+    assert load(path)["v"].tolist() == [0, 1, 2, 3, 4]
+    assert length(path) == 5
 
 
 def test_resamples_begin_with_the_sample_and_are_repeatable():
