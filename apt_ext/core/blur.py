@@ -51,7 +51,8 @@ def gaussian_blur(x: Tensor, lengths: tuple[int, int], std: float, fill: str = "
     rows, columns = lengths
     if rows % 2 == 0 or columns % 2 == 0 or not std > 0:
         raise ValueError(f"a blur of {rows} x {columns} pixels and std {std} cannot be made; use odd lengths and a std above 0")
-    reach = math.ceil(NOTHING * std)
-    rows, columns = min(rows // 2, reach), min(columns // 2, reach)
-    wide = extend(widen(x), rows, columns, rows, columns, fill)
-    return _weigh(_weigh(wide, gaussian_kernel(2 * rows + 1, std).tolist(), -2), gaussian_kernel(2 * columns + 1, std).tolist(), -1).to(x.dtype)
+    rows, columns = (min(length // 2, math.ceil(NOTHING * std)) for length in lengths)
+    out = extend(widen(x), rows, columns, rows, columns, fill)
+    for reach, axis in ((rows, -2), (columns, -1)):
+        out = _weigh(out, gaussian_kernel(2 * reach + 1, std).tolist(), axis)
+    return out.to(x.dtype)

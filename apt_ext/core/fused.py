@@ -139,6 +139,7 @@ def denoise_dilated(
     # Without the blur too, x - (x - D) is formed in float32, or a half-precision state's rounding would stay in the estimate.
     y, g = blurred(x, grid, blur) if blur > 0 else (pad_to_grid(widen(x), grid),) * 2
     views = gather_dilated(g, plain)
+    del g  # whatever is of the latent's size is let go as soon as it can be
     out = torch.empty_like(views)
     group = interaction_group or grid.views
     for start in range(0, grid.views, group if permutations else grid.views):
@@ -159,7 +160,10 @@ def denoise_dilated(
         if order is not None:
             noise.copy_(exchange_back(noise.reshape(order.shape), order).reshape(noise.shape))
     height, width = y.shape[-2:]
-    estimate = y - scatter_dilated(out, plain)
+    del views, part, noise
+    estimate = scatter_dilated(out, plain)
+    del out
+    estimate = estimate.neg_().add_(y)
     return estimate[..., grid.top : height - grid.bottom, grid.left : width - grid.right].to(x.dtype)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: one command each, figures into JSON, tables for the docs out of it."""
