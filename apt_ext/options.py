@@ -32,10 +32,12 @@ METHOD_BLUR = {"multidiffusion": 0.0, "demofusion": 1.0, "accdiffusion": 0.8}
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings that go together: fields of `Options` (what is not named keeps its default), and the sampler that they were measured with."""
+    """Settings that go together: fields of `Options` (what is not named keeps its default), and the sampler and noise schedule that they were measured with,
+    which are the host's own defaults."""
 
     options: Mapping[str, Any]
     sampler: str = "dpmpp_2m"
+    schedule: str = "karras"
 
 
 PRESETS: dict[str, Preset] = {

@@ -152,7 +152,7 @@ def test_presets_stay_under_their_share_of_demofusions_evaluations(preset, most,
     assert run("plan", "1024x1024", "--model", "sdxl", "--scale", 4, "--preset", preset, "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["window_evaluations"] == sum(p["local"] + p["dilated"] for p in plan["phases"]) <= most * 5600
-    assert plan["settings"]["sampler"] == preset_options(preset)[1]
+    assert (plan["settings"]["sampler"], plan["settings"]["schedule"]) == (preset_options(preset)[1], "karras")
 
 
 def test_what_is_given_beside_a_preset_goes_before_it(capsys):

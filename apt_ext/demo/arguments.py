@@ -69,7 +69,7 @@ def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = 
     job = Job()
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
     parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; {job.sampler}, or the preset's")
-    parser.add_argument("--schedule", default=job.schedule, help=f"noise schedule, one of {', '.join(SCHEDULES)}; %(default)s")
+    parser.add_argument("--schedule", help=f"noise schedule, one of {', '.join(SCHEDULES)}; {job.schedule}, or the preset's")
     parser.add_argument("--guidance", type=_number, default=job.guidance, help="classifier-free guidance; %(default)s")
     parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
     parser.add_argument("--seed", type=int, default=job.seed, help="the same seed makes the same file; %(default)s")
@@ -142,7 +142,8 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
         options = published(options)
-    return Job(args.scale, options, args.sampler or (preset.sampler if preset else Job.sampler), args.schedule, args.guidance, args.style or style, args.seed)
+    sampler, schedule = (preset.sampler, preset.schedule) if preset else (Job.sampler, Job.schedule)
+    return Job(args.scale, options, args.sampler or sampler, args.schedule or schedule, args.guidance, args.style or style, args.seed)
 
 
 def variants(job: Job) -> dict[str, Job]:

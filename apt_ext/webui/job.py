@@ -27,7 +27,8 @@ from apt_ext.webui.labels import draw_labels
 from apt_ext.webui.progress import Progress, hires_jobs
 from apt_ext.webui.prompts import Crop, Encodings, Seen, gather_from_latent, gathering, prompt_schedules, seen_words
 from apt_ext.webui.request import Request, infotext
-from apt_ext.webui.sampling import Layout, Pass, Words, lay_out, resized_conditioning, run_phases
+from apt_ext.webui.resizing import resized, resized_conditioning
+from apt_ext.webui.sampling import Layout, Pass, Words, lay_out, run_phases
 from apt_ext.webui.settings import native_side
 from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
 
@@ -344,7 +345,7 @@ def _picture_base(p: Any, x: Tensor) -> Tensor:
         return x
     if p.nmask is not None and p.inpainting_fill != 1:
         # The host has filled the mask in the enlarged latent; only there is the filling to be had.
-        return torch.nn.functional.interpolate(x.float(), size=start, mode="bicubic", antialias=True).to(x)
+        return resized(x, start, "bicubic")
     latents = []
     for picture in p.init_images:
         flat = images.flatten(picture, shared.opts.img2img_background_color)

@@ -21,6 +21,7 @@ from apt_ext.core.prompts import kept_words, token_masks, window_shares, word_ma
 from apt_ext.core.windows import Window
 from apt_ext.webui.attention import AttentionMaps, listening, map_size
 from apt_ext.webui.family import POOLED
+from apt_ext.webui.resizing import resized
 from apt_ext.webui.words import Word, join_words, split_words, token_positions
 
 __all__ = [
@@ -161,10 +162,6 @@ def gathering(denoiser: Any, schedules: Schedules, latent: Size, inside: Callabl
         yield maps
 
 
-def _resized_to(z: Tensor, size: Size) -> Tensor:
-    return torch.nn.functional.interpolate(z.float(), size=size, mode="bicubic", antialias=True).to(z.dtype)
-
-
 @torch.no_grad()
 def gather_from_latent(z: Tensor, cond: Any, schedules: Schedules, image_conditioning: Callable[[Size], Tensor], window: Size, multiple: int) -> AttentionMaps:
     """Maps of a finished picture: its latent at base size, noised to a few levels, goes through the model once with every text.
@@ -175,7 +172,7 @@ def gather_from_latent(z: Tensor, cond: Any, schedules: Schedules, image_conditi
     """
     model = shared.sd_model
     rows, columns = (max(multiple, round(side / multiple) * multiple) for side in base_size((z.shape[-2], z.shape[-1]), window, multiple))
-    small = _resized_to(z, (rows, columns))
+    small = resized(z, (rows, columns), "bicubic")
     # The same noise for every picture, or one in a batch would differ from the same one alone.
     noise = torch.randn(small.shape[1:], generator=torch.Generator().manual_seed(0)).to(small)
     maps = AttentionMaps(map_size((rows, columns)))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from modules import devices, rng, sd_samplers_common, shared
 from torch import Tensor
 
@@ -25,10 +23,11 @@ from apt_ext.webui.denoiser import PhaseRun, fused_inside, window_corners
 from apt_ext.webui.family import crop_embedding, facts_of
 from apt_ext.webui.progress import Progress
 from apt_ext.webui.prompts import Crop, Encodings, PromptRows, Schedules, Seen, WindowPrompts
+from apt_ext.webui.resizing import resized, resized_conditioning
 from apt_ext.webui.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 from apt_ext.webui.settings import native_side
 
-__all__ = ["Layout", "Pass", "Words", "lay_out", "resized_conditioning", "run_phases"]
+__all__ = ["Layout", "Pass", "Words", "lay_out", "run_phases"]
 
 JITTER_SEED = 0  # the same windows for every picture, or a picture in a batch would differ from the same one alone
 
@@ -135,23 +134,6 @@ def _stopped() -> bool:
     return bool(shared.state.interrupted or shared.state.skipped)
 
 
-def _resized(value: Tensor, size: Size, mode: str) -> Tensor:
-    """A spatial tensor (B, C, H, W) or (C, H, W) at another size; what is not spatial (a 1 x 1 dummy, an embedding) is left alone."""
-    if value.ndim < 3 or tuple(value.shape[-2:]) in (size, (1, 1)):
-        return value
-    batched = value if value.ndim == 4 else value[None]
-    smooth = {"antialias": True} if mode == "bicubic" else {}
-    resized = F.interpolate(batched.float(), size=size, mode=mode, **smooth).to(value.dtype)
-    return resized if value.ndim == 4 else resized[0]
-
-
-def resized_conditioning(value: Tensor, size: Size) -> Tensor:
-    """Inpainting's (B, 5, H, W) has a mask in its first channel, which stays sharp; depth and edit latents are resized as pictures."""
-    if value.ndim != 4 or value.shape[1] not in (5, 9):
-        return _resized(value, size, "bicubic")
-    return torch.cat([_resized(value[:, :1], size, "nearest-exact"), _resized(value[:, 1:], size, "bicubic")], dim=1)
-
-
 @contextmanager
 def _attributes(target: Any, **values: Any) -> Iterator[None]:
     """Within the block, attributes of an instance have other values; afterwards those it had, or none of its own."""
@@ -248,9 +230,9 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
             start = start_phase(run.upsample(z, phase.size), reference, phase, options, layout.sigmas, layout.facts)
             masks: dict[str, Tensor] = {}
             if mask is not None and nmask is not None:
-                small, small_n = _resized(mask, phase.size, "nearest-exact"), _resized(nmask, phase.size, "nearest-exact")
+                small, small_n = resized(mask, phase.size, "nearest-exact"), resized(nmask, phase.size, "nearest-exact")
                 masks = {"mask": small, "nmask": small_n}
-                outside = _resized(whole, phase.size, "bicubic")
+                outside = resized(whole, phase.size, "bicubic")
                 start = start._replace(z_up=(start.z_up * small_n + outside * small).to(start.z_up.dtype))
             generator = rng.ImageRNG(
                 start.z_up.shape[1:],
@@ -283,7 +265,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
         raise
     finally:
         run.progress.end()
-    return _resized(z, target, "bicubic")
+    return resized(z, target, "bicubic")
 
 
 def _callback_state(sampler: Any, progress: Progress) -> Callable[[dict[str, Any]], None]:
