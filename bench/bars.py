@@ -44,7 +44,7 @@ def _overhead(found: Mapping[str, Any]) -> Iterator[Bar]:
 
 
 def _memory(found: Mapping[str, Any]) -> Iterator[Bar]:
-    for kind in ("allocated", "resident"):
+    for kind in (kind for kind in ("allocated", "resident") if f"{kind}_mib" in found):
         yield Bar(f"peak memory beyond model and output at {found['pixels'][0]} px, {kind}, MiB", found[f"{kind}_mib"], MEMORY_MIB)
 
 

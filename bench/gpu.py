@@ -22,7 +22,7 @@ def measure_unet(
     """One row per window batch: the engine's and the bare UNet's seconds per view, and the pipeline's where it can run this UNet.
 
     Args:
-        side: of the latent. The pipeline runs on windows of its own, half a window more than one on each side.
+        side: of the latent. The pipeline runs on one and a half windows a side: its stride makes many views of little.
     """
     unet, given = make_unet(config, device, dtype), words(config, device, dtype)
     x = torch.randn((1, 4, side, side), device=device, dtype=dtype)

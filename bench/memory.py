@@ -21,6 +21,7 @@ from bench.overhead import run_phase
 __all__ = ["allocated_peak", "memory", "resident_peak"]
 
 MIB = 2**20
+STATM = Path("/proc/self/statm")
 
 
 def allocated_peak(side: int, overlap: float) -> float:
@@ -39,10 +40,10 @@ def allocated_peak(side: int, overlap: float) -> float:
 def resident_peak(side: int, overlap: float) -> float:
     """MiB by which this process's peak resident memory exceeds what it held before a phase, after a small one has loaded everything.
 
-    Call it in a fresh process, on Linux (elsewhere a process cannot cheaply tell what it holds now).
+    Call it in a fresh process, on Linux: elsewhere a process cannot cheaply tell what it holds now.
     """
     run_phase(128, overlap, 2, torch.device("cpu"))
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+    before = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
     run_phase(side, overlap, 2, torch.device("cpu"))
     return (peak_memory_mib(torch.device("cpu")) or 0.0) - before
 
@@ -67,4 +68,5 @@ def memory(side: int, overlap: float = 0.5) -> dict[str, Any]:
 
 if __name__ == "__main__":
     size, share = int(sys.argv[1]), float(sys.argv[2])
-    print(json.dumps({"resident": resident_peak(size, share), "allocated": allocated_peak(size, share)}))
+    resident = {"resident": resident_peak(size, share)} if STATM.exists() else {}
+    print(json.dumps({**resident, "allocated": allocated_peak(size, share)}))

@@ -21,7 +21,7 @@ from bench.machine import choose_device, facts
 from bench.memory import memory
 from bench.overhead import overhead
 from bench.plan import plan
-from bench.tables import page
+from bench.tables import page, plot
 from bench.unets import SD_15, SD_15_FLOPS, unet_flops, without_diffusers
 
 __all__ = ["Settings", "main", "measure"]
@@ -84,7 +84,7 @@ def measure(out: Path, settings: Settings, device: torch.device, fresh: bool = F
 
 
 def main(arguments: list[str] | None = None, settings: Settings | None = None) -> int:
-    """Measure, write `--out` and the page beside it, print the bars.
+    """Measure, write `--out` with a page and a plot beside it, print the bars.
 
     Returns:
         0, or 1 where a bar is missed.
@@ -95,7 +95,9 @@ def main(arguments: list[str] | None = None, settings: Settings | None = None) -
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     given = parser.parse_args(arguments)
     results = measure(given.out, settings or Settings(), choose_device(given.device), given.fresh)
-    given.out.with_suffix(".md").write_text(page(results))
+    picture = given.out.with_suffix(".svg")
+    picture.write_text(plot(results))
+    given.out.with_suffix(".md").write_text(page(results, picture.name))
     found = bars(results["sections"])
     for bar in found:
         print(f"{'met   ' if bar.met else 'MISSED'} {bar.name}: {bar.value:.4g}, at most {bar.most:g}")

@@ -1,4 +1,4 @@
-"""The speed benchmark's page for the docs, made from its JSON."""
+"""The speed benchmark's page and plot for the docs, made from its JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.bars import bars
+from bench.plot import loglog
 
-__all__ = ["page", "table"]
+__all__ = ["page", "plot", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -56,13 +57,30 @@ def _notes(name: str, found: Mapping[str, Any]) -> str:
     return str(found.get("reason", ""))
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The whole page in Markdown."""
-    parts = ["# Speed", "Made by `python -m bench.speed`; do not edit.", ", ".join(f"{key} {value}" for key, value in results["machine"].items())]
+def plot(results: Mapping[str, Any]) -> str:
+    """Seconds per step against megapixels as SVG, with a linear cost beside them."""
+    rows = results["sections"]["overhead"]["rows"]
+    lines = {
+        f"overlap {overlap:g}": [(row["megapixels"], row["step_s"]) for row in rows if row["overlap"] == overlap] for overlap in {r["overlap"]: 0 for r in rows}
+    }
+    first, *_, last = sorted({row["megapixels"] for row in rows})
+    least = min(row["step_s"] / row["megapixels"] for row in rows)
+    lines["linear"] = [(size, least * size) for size in (first, last)]
+    return loglog("The engine's own time per step", "megapixels", "seconds", lines)
+
+
+def page(results: Mapping[str, Any], picture: str = "speed.svg") -> str:
+    """The whole page in Markdown; `picture` is the plot's file beside it."""
+    parts = [
+        "# Speed",
+        "Made by `python -m bench.speed`; do not edit.",
+        f"![seconds per step]({picture})",
+        ", ".join(f"{key} {value}" for key, value in results["machine"].items()),
+    ]
     for name, found in results["sections"].items():
         if name == "memory":
             sizes = f"{found['pixels'][0]} x {found['pixels'][1]} pixels, a latent being {found['latent_mib']:g} MiB"
-            kinds = [[kind, found[f"{kind}_mib"], found[f"{kind}_latents"]] for kind in ("allocated", "resident")]
+            kinds = [[kind, found[f"{kind}_mib"], found[f"{kind}_latents"]] for kind in ("allocated", "resident") if f"{kind}_mib" in found]
             parts += [f"## Peak memory beyond model and output, {sizes}", table(("account", "MiB", "latents"), kinds)]
         else:
             title, columns = COLUMNS[name]

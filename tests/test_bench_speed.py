@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -65,6 +66,8 @@ def test_results_have_versions_machine_and_every_section(finished: tuple[Path, d
     assert text == page(results)
     assert "Quality" in text
     assert "no CUDA device" in text
+    drawn = ElementTree.fromstring(out.with_suffix(".svg").read_text())
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 2
 
 
 def test_a_second_run_measures_only_what_is_missing(finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +124,8 @@ def test_a_bad_figure_misses_its_bar(
         target = target[key]
     target[path[-1]] = value
     assert [named in bar.name for bar in bars(figures) if not bar.met] == [True]
-    monkeypatch.setattr(speed, "page", lambda results: "")
+    for name in ("page", "plot"):
+        monkeypatch.setattr(speed, name, lambda *of: "")
     for found, code in ((good(), 0), (figures, 1)):
         found["gpu"]["reason"] = ""
         monkeypatch.setattr(speed, "sections", lambda settings, device, found=found: {name: (lambda name=name: found[name]) for name in found})
