@@ -37,7 +37,7 @@ class _Statistics:
         if self.weights is None or x.dim() != 4:
             found = values.flatten(4).mean(-1).mean(1)
         else:
-            weights = F.adaptive_avg_pool2d(self.weights, x.shape[-2:])
+            weights = F.adaptive_avg_pool2d(self.weights, (x.shape[-2], x.shape[-1]))
             found = (values * (weights / weights.sum((0, 2, 3), keepdim=True))[:, :, None]).sum((1, 4, 5))
         places = x[0, 0].numel()
         mean, square = found[0] * places, found[1] * places

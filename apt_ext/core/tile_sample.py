@@ -46,7 +46,7 @@ def _features(x: Tensor, cell: int) -> Tensor:
 
 def _mean_features(x: Tensor, cell: int) -> Tensor:
     """(B, C, H, W) -> (B, K) over all cells, in strips, so that memory does not grow with the picture's height."""
-    strips = x.split(32 * cell, dim=-2)
+    strips = torch.split(x, 32 * cell, dim=-2)
     return torch.stack([_features(strip.float(), cell).sum((-2, -1)) for strip in strips]).sum(0) / (x.shape[-2] // cell * (x.shape[-1] // cell))
 
 
@@ -61,15 +61,15 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
 
     Returns:
         ((count * B, C, side * cell, side * cell) patch by patch, (count, B, side, side) float32 weights summing to one per sample; zero
-        in an eighth of the side along the edges, where a network sees the end of the patch). No random state is read or changed.
+        in a sixth of the side along the edges, where a network sees the end of the patch). No random state is read or changed.
     """
     samples, size = x.shape[0], (x.shape[-2] // cell, x.shape[-1] // cell)
     windows = [Window(top * cell, left * cell, side * cell, side * cell) for top, left in _spread(size, side, count)]
     patches = gather_windows(x, windows)
-    margin = max(1, side // 8)
+    margin = max(1, side // 6)
     near = _features(patches.float(), cell)
     features = torch.cat([near, F.avg_pool2d(near, AROUND, 1, AROUND // 2, count_include_pad=False)], 1)
-    inner = features[..., margin : side - margin, margin : side - margin].unflatten(0, (count, samples))
+    inner = features[..., margin : side - margin, margin : side - margin].reshape(count, samples, -1, side - 2 * margin, side - 2 * margin)
     rows = inner.permute(1, 0, 3, 4, 2).flatten(1, 3).double().cpu()
     # The mean over a picture of the surroundings' means is, but for its border, the mean itself.
     goal = _mean_features(x, cell).double().cpu().repeat(1, 2)
@@ -81,5 +81,5 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
     # Only positive weights are sure to give a variance; there are hardly any others.
     weight = weight[..., 0].clamp(min=0)
     weight = (weight / weight.sum(1, keepdim=True)).float().to(x.device)
-    weight = weight.unflatten(1, (count, side - 2 * margin, side - 2 * margin)).transpose(0, 1)
+    weight = weight.reshape(samples, count, side - 2 * margin, side - 2 * margin).transpose(0, 1)
     return patches, F.pad(weight, (margin,) * 4)

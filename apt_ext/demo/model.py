@@ -24,7 +24,7 @@ __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "load_model"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
 NATIVE = (16, 16)
-TILE, HALO, PATCH = 136, 8, 16  # latent pixels
+TILE, HALO, PATCH, SHARE = 136, 8, 20, 0.2  # latent pixels, and the share of the picture that statistics are taken from
 
 
 def alphas_cumprod() -> Tensor:
@@ -95,7 +95,7 @@ class LeavesModel:
     @staticmethod
     def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
         """Run the encoder or the decoder over tiles, with one set of normalisation statistics for all of them."""
-        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH)
+        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE)
 
 
 def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:
