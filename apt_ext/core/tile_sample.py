@@ -18,7 +18,7 @@ from apt_ext.core.windows import Window, gather_windows
 
 __all__ = ["draw_sample"]
 
-RIDGE = 0.01  # of the features' variance
+RIDGE = 0.03  # of the features' variance
 AROUND = 5  # cells that a place's surroundings are averaged over
 
 
@@ -50,6 +50,15 @@ def _mean_features(x: Tensor, cell: int) -> Tensor:
     return torch.stack([_features(strip.float(), cell).sum((-2, -1)) for strip in strips]).sum(0) / (x.shape[-2] // cell * (x.shape[-1] // cell))
 
 
+def _regression_weights(rows: Tensor, goal: Tensor) -> Tensor:
+    """Weights (n,) of n places by which their features (n, K) have nearly the mean `goal` (K,). Positive, as only these are sure to give a variance."""
+    mean, scale = rows.mean(0), rows.std(0) + 1e-9
+    rows, missing = (rows - mean) / scale, (goal - mean) / scale
+    moments, unit = rows.mT @ rows / len(rows), torch.eye(rows.shape[1], dtype=rows.dtype)
+    weight = (1 + rows @ torch.linalg.solve(moments + RIDGE * unit, missing)).clamp(min=0)
+    return weight / weight.sum()
+
+
 def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor, Tensor]:
     """Patches of a picture and the weights that make them stand for all of it.
 
@@ -73,13 +82,6 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
     rows = inner.permute(1, 0, 3, 4, 2).flatten(1, 3).double().cpu()
     # The mean over a picture of the surroundings' means is, but for its border, the mean itself.
     goal = _mean_features(x, cell).double().cpu().repeat(1, 2)
-    mean, scale = rows.mean(1, keepdim=True), rows.std(1, keepdim=True) + 1e-9
-    rows, missing = (rows - mean) / scale, (goal - mean[:, 0]) / scale[:, 0]
-    number = rows.shape[1]
-    moments = rows.mT @ rows / number + RIDGE * torch.eye(rows.shape[2], dtype=rows.dtype)
-    weight = (1 + rows @ torch.linalg.solve(moments, missing[..., None])[..., 0][..., None]) / number
-    # Only positive weights are sure to give a variance; there are hardly any others.
-    weight = weight[..., 0].clamp(min=0)
-    weight = (weight / weight.sum(1, keepdim=True)).float().to(x.device)
+    weight = torch.stack([_regression_weights(*both) for both in zip(rows, goal, strict=True)]).float().to(x.device)
     weight = weight.reshape(samples, count, side - 2 * margin, side - 2 * margin).transpose(0, 1)
     return patches, F.pad(weight, (margin,) * 4)

@@ -24,7 +24,7 @@ __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "load_model"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
 NATIVE = (16, 16)
-TILE, HALO, PATCH, SHARE = 136, 8, 20, 0.2  # latent pixels, and the share of the picture that statistics are taken from
+TILE, HALO, PATCH, SHARE = 136, 10, 20, 0.22  # latent pixels, and the share of the picture that statistics are taken from
 
 
 def alphas_cumprod() -> Tensor:
