@@ -1,1 +1,1 @@
-"""The quality benchmark: measures, pictures, settings, the runner and its bars. No part of the extension; run `python -m bench.quality`."""
+"""Benchmarks: one command each, figures into JSON, tables for the docs out of it."""

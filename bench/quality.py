@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apt_ext.demo.model import WEIGHTS
-from bench.bars import check_bars
 from bench.pictures import open_model
+from bench.quality_bars import check_bars
 from bench.runner import make_tasks, run_tasks
 from bench.settings import all_settings, groups
 from bench.summary import summarise

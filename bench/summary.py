@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.kernel import KernelBlocks, kernel_blocks, kernel_distance
+from bench.machine import facts
 from bench.pictures import PIXELS, strata
 from bench.runner import results_of
 from bench.settings import TRUTH, reference_of
@@ -132,15 +132,6 @@ def _curve(results: Results) -> list[dict[str, Any]]:
     return [{"phase": int(phase), "steps": [round(float(v), 4) for v in mean[phases == phase]]} for phase in sorted(set(phases.tolist()))]
 
 
-def _processor() -> str:
-    """The processor's name; "unknown" where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
-
-
 def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
     """The summary of the tasks' first `count` pictures, as far as they are there.
 
@@ -219,13 +210,7 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
         "bases": sorted({task.base for task in tasks}),
         "seeds": sorted({task.seed for task in tasks}),
         "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "level": LEVEL, "over": "pictures, within their styles"},
-        "machine": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-        },
+        "machine": facts(torch.device("cpu")),
         "models": [{"name": name, "sha256": sha} for name, sha in dict.fromkeys((task.bench.name, task.bench.sha256) for task in tasks)],
         "measures": {name: measure._asdict() for name, measure in MEASURES.items()},
         "rows": rows,

@@ -122,6 +122,14 @@ def test_blur_is_a_plain_convolution(size: tuple[int, int], half: tuple[int, int
     assert torch.equal(half_precision, gaussian_blur(x.bfloat16().float(), lengths, std, fill).bfloat16()), "not computed in float32"
 
 
+@pytest.mark.parametrize("fill", ["reflect", "zero"])
+def test_a_long_kernel_costs_no_empty_taps(fill: str) -> None:
+    """At d = 16 the kernel has 31 taps, of which a std of 0.8 fills 11: leaving the rest out must change nothing that float32 can hold."""
+    x = torch.randn(1, 2, 40, 33, generator=torch.Generator().manual_seed(4))
+    np.testing.assert_allclose(gaussian_blur(x, (31, 31), 0.8, fill).numpy(), blur_slowly(x.numpy(), (31, 31), 0.8, fill), atol=1e-6)
+    assert torch.equal(gaussian_blur(x, (31, 31), 0.8, fill), gaussian_blur(x, (61, 45), 0.8, fill))
+
+
 def test_blur_limits() -> None:
     """A kernel of one tap changes nothing; a constant stays constant inside a mirror."""
     x = noise(1, 2, 7, 9)

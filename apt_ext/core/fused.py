@@ -16,7 +16,7 @@ from apt_ext.core.interaction import exchange, exchange_back
 from apt_ext.core.residual import Denoiser
 from apt_ext.core.schedule import PathWeights, path_shares
 from apt_ext.core.statistics import mean_std, renormalise, widen
-from apt_ext.core.windows import Window, feather_weights, gather_windows, place_windows
+from apt_ext.core.windows import Window, cover, feather_weights, gather_windows, place_windows
 
 __all__ = ["FusedDenoiser", "blurred", "denoise_dilated", "denoise_local", "dilated_due", "even_batches"]
 
@@ -71,20 +71,22 @@ def denoise_local(
     Source: MultiDiffusion (Bar-Tal et al., 2023), equation 5.
     """
     size = (x.shape[-2], x.shape[-1])
+    covered = cover(size, windows)  # counted on the CPU: nothing here waits for the device
+    if not bool(covered.all()):
+        raise ValueError(f"{int((covered == 0).sum())} of {size[0]} x {size[1]} latent pixels lie in no window; use more windows or a larger overlap")
     value = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    count = torch.zeros((1, 1, *size), dtype=value.dtype, device=x.device)
+    count = torch.zeros((1, 1, *size), dtype=value.dtype, device=x.device) if feather else covered.to(value)
     for (height, width), group in groupby(sorted(windows, key=lambda w: w[2:]), key=lambda w: w[2:]):
         same = list(group)
-        weight = feather_weights(height, width, feather, x.device).to(value.dtype) if feather else torch.ones((), device=x.device, dtype=value.dtype)
+        weight = feather_weights(height, width, feather, x.device).to(value.dtype) if feather else None
         for part in even_batches(len(same), window_batch):
             batch = ViewBatch(size, x.shape[0], windows=tuple(same[part]), fill=fill)
             patches = denoiser(gather_windows(x, batch.windows, fill), sigma.repeat(batch.count), **condition(extra, batch))
-            place_windows(value, patches.to(value.dtype) * weight, batch.windows)
-            place_windows(count, weight.expand(batch.count, 1, height, width), batch.windows)
+            place_windows(value, patches.to(value.dtype), batch.windows, weight)
+            if weight is not None:
+                place_windows(count, weight.expand(batch.count, 1, height, width), batch.windows)
             on_views(batch.count)
-    if not bool((count > 0).all()):
-        raise ValueError(f"{int((count == 0).sum())} of {size[0]} x {size[1]} latent pixels lie in no window; use more windows or a larger overlap")
-    return (value / count).to(x.dtype)
+    return value.div_(count).to(x.dtype)
 
 
 def blurred(x: Tensor, grid: DilatedGrid, std: float) -> tuple[Tensor, Tensor]:
@@ -137,6 +139,7 @@ def denoise_dilated(
     # Without the blur too, x - (x - D) is formed in float32, or a half-precision state's rounding would stay in the estimate.
     y, g = blurred(x, grid, blur) if blur > 0 else (pad_to_grid(widen(x), grid),) * 2
     views = gather_dilated(g, plain)
+    del g  # whatever is of the latent's size is let go as soon as it can be
     out = torch.empty_like(views)
     group = interaction_group or grid.views
     for start in range(0, grid.views, group if permutations else grid.views):
@@ -147,7 +150,7 @@ def denoise_dilated(
             shape = (stop - start, samples, *part.shape[1:])
             order = permutations(slice(start, stop), shape[1:]).to(part.device)
             part = exchange(part.reshape(shape), order).reshape(part.shape)
-        noise = torch.empty_like(part)
+        noise = out[start * samples : stop * samples]
         for piece in even_batches(stop - start, window_batch):
             batch = ViewBatch(size, samples, grid=grid, part=(start + piece.start, start + piece.stop), fill=grid.fill)
             rows = slice(piece.start * samples, piece.stop * samples)
@@ -155,10 +158,12 @@ def denoise_dilated(
             noise[rows] = part[rows] - denoiser(seen, sigma.repeat(batch.count), **condition(extra, batch)).to(noise.dtype)
             on_views(batch.count)
         if order is not None:
-            noise = exchange_back(noise.reshape(order.shape), order).reshape(noise.shape)
-        out[start * samples : stop * samples] = noise
+            noise.copy_(exchange_back(noise.reshape(order.shape), order).reshape(noise.shape))
     height, width = y.shape[-2:]
-    estimate = y - scatter_dilated(out, plain)
+    del views, part, noise
+    estimate = scatter_dilated(out, plain)
+    del out
+    estimate = estimate.neg_().add_(y)
     return estimate[..., grid.top : height - grid.bottom, grid.left : width - grid.right].to(x.dtype)
 
 

@@ -20,15 +20,18 @@ def widen(x: Tensor) -> Tensor:
 
 def mean_std(x: Tensor, dims: tuple[int, ...] = WHOLE_SAMPLE) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation of (B, C, H, W) over `dims`, kept as dimensions of length one."""
-    std, mean = torch.std_mean(widen(x), dim=dims, keepdim=True)
-    return mean, std
+    x = widen(x)
+    mean = x.mean(dims, keepdim=True)
+    # Two passes: as exact as torch.std_mean and several times faster on a CPU.
+    count = math.prod(x.shape[d] for d in dims)
+    return mean, (x - mean).square_().sum(dims, keepdim=True).div_(count - 1).sqrt_()
 
 
 def _rescale(x: Tensor, mean: Tensor, std: Tensor, to_mean: Tensor, to_std: Tensor) -> Tensor:
     """x brought from one mean and std to another. A std of nothing (a flat picture, a single pixel) cannot be scaled up: its contrast stays."""
     usable = std > 1e-6 * (1 + mean.abs())
     ratio = torch.where(usable & to_std.isfinite(), to_std / torch.where(usable, std, torch.ones_like(std)), torch.ones_like(std))
-    return (x - mean) * ratio + to_mean
+    return (x - mean).mul_(ratio).add_(to_mean)
 
 
 def renormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

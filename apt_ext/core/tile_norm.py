@@ -1,7 +1,7 @@
 """Group normalisation that is the same in every tile of a picture.
 
 GroupNorm takes its statistics over the whole input, so a tile that is decoded by itself comes out a little brighter or flatter than
-its neighbour. Here the statistics are gathered over all tiles first and then held for all of them.
+its neighbour. Here the statistics are gathered first, from all tiles or from a sample of the picture, and then held for all of them.
 """
 
 from __future__ import annotations
@@ -10,69 +10,81 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["shared_group_norm"]
 
 
-class _Sums:
-    """Running sums over the tiles for one layer: values, squares and their number, per sample and group."""
+class _Statistics:
+    """Running sums for one layer, per sample and group, in float32: values, squares and their weight.
 
-    def __init__(self) -> None:
-        self.value: Tensor | None = None
-        self.square: Tensor | None = None
-        self.count = 0
+    Args:
+        layer: whose inputs they are.
+        weights: (P, B, h, w), how much each place of P patches of B samples counts; None counts everything the same.
+    """
 
-    def add(self, x: Tensor, groups: int) -> None:
-        grouped = x.detach().float().reshape(x.shape[0], groups, -1)
-        value, square = grouped.sum(-1), grouped.square().sum(-1)
-        self.value = value if self.value is None else self.value + value
-        self.square = square if self.square is None else self.square + square
-        self.count += grouped.shape[-1]
+    def __init__(self, layer: nn.GroupNorm, weights: Tensor | None):
+        self.layer, self.weights = layer, weights
+        self.sums: tuple[Tensor, Tensor] | None = None
+        self.count = 0.0
 
+    def add(self, x: Tensor) -> None:
+        """(P * B, C, ...), patch by patch."""
+        samples = x.shape[0] if self.weights is None else self.weights.shape[1]
+        grouped = x.detach().reshape(-1, samples, self.layer.num_groups, x.shape[1] // self.layer.num_groups, *x.shape[2:]).float()
+        values = torch.stack([grouped.mean(3), grouped.square().mean(3)])
+        if self.weights is None or x.dim() != 4:
+            found = values.flatten(4).mean(-1).mean(1)
+        else:
+            weights = F.adaptive_avg_pool2d(self.weights, (x.shape[-2], x.shape[-1]))
+            found = (values * (weights / weights.sum((0, 2, 3), keepdim=True))[:, :, None]).sum((1, 4, 5))
+        places = x[0, 0].numel()
+        mean, square = found[0] * places, found[1] * places
+        self.sums = (mean, square) if self.sums is None else (self.sums[0] + mean, self.sums[1] + square)
+        self.count += places
 
-def _held(layer: nn.GroupNorm, sums: _Sums) -> Callable[[Tensor], Tensor]:
-    """The layer's forward with its statistics replaced by the gathered ones."""
-    assert sums.value is not None
-    assert sums.square is not None
-    mean = sums.value / sums.count
-    scale = (sums.square / sums.count - mean.square()).clamp(min=0).add(layer.eps).rsqrt()
+    def normalise(self, x: Tensor) -> Tensor:
+        """(P * B, C, ...) with the statistics met so far. Batch normalisation does it in one go, each channel of each sample being one of its channels."""
+        assert self.sums is not None
+        mean, square = (value / self.count for value in self.sums)
+        every = (x.shape[0] // mean.shape[0], 1)
+        mean, variance = (v.repeat(every).repeat_interleave(x.shape[1] // v.shape[1], 1).flatten() for v in (mean, (square - mean.square()).clamp(min=0)))
+        weight, bias = (None if v is None else v.float().repeat(x.shape[0]) for v in (self.layer.weight, self.layer.bias))
+        return F.batch_norm(x.reshape(1, -1, *x.shape[2:]), mean, variance, weight, bias, False, 0.0, self.layer.eps).reshape(x.shape)
 
-    def forward(x: Tensor) -> Tensor:
-        grouped = x.reshape(x.shape[0], layer.num_groups, -1)
-        y = ((grouped - mean[..., None].to(x.dtype)) * scale[..., None].to(x.dtype)).reshape(x.shape)
-        if layer.affine:
-            y = y * layer.weight[:, None, None] + layer.bias[:, None, None]
-        return y
-
-    return forward
+    def gather(self, x: Tensor) -> Tensor:
+        """The layer's forward while it is calibrated. With a sample of the whole, the layers behind it meet nearly what they will meet later."""
+        self.add(x)
+        if self.weights is None:
+            return F.group_norm(x, self.layer.num_groups, self.layer.weight, self.layer.bias, self.layer.eps)
+        return self.normalise(x)
 
 
 @contextmanager
-def shared_group_norm(module: nn.Module, calibrate: Callable[[], object]) -> Iterator[None]:
+def shared_group_norm(module: nn.Module, calibrate: Callable[[], object], weights: Tensor | None = None) -> Iterator[None]:
     """Within the block, every GroupNorm of a module uses the statistics that it met while `calibrate` ran.
 
     Args:
         module: an encoder or a decoder. Only these instances are changed, and they are restored in every case.
-        calibrate: runs the module over all tiles once, its results unused. It doubles the work; where that is too much, over some.
+        calibrate: runs the module over all tiles, in as many calls as it likes, or over a sample of the picture; its results are unused.
+        weights: (P, B, h, w) float32, summing to one per sample, where calibrate hands the module one batch of P * B patches, patch by
+            patch: a sample of the picture. Left out, a batch is B samples and everything counts the same.
 
-    The statistics of a layer are exact for the first one; later ones are met behind layers that still normalised each tile by itself,
-    which is close, and the same for all tiles in any case.
+    With weights, layers normalise by the sample's statistics already while they are calibrated, so that later ones are met behind nearly
+    what they will be met behind. Without, later ones are met behind layers that still normalise each call by itself.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.GroupNorm)]
-    sums = {id(layer): _Sums() for layer in layers}
-    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: sums[id(layer)].add(inputs[0], layer.num_groups)) for layer in layers]
+    layers = {layer: _Statistics(layer, weights) for layer in module.modules() if isinstance(layer, nn.GroupNorm)}
     try:
+        for layer, statistics in layers.items():
+            layer.__dict__["forward"] = statistics.gather
         with torch.no_grad():
             calibrate()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    met = [layer for layer in layers if sums[id(layer)].count]
-    try:
-        for layer in met:
-            layer.__dict__["forward"] = _held(layer, sums[id(layer)])
+        for layer, statistics in layers.items():
+            layer.__dict__.pop("forward")
+            if statistics.sums is not None:
+                layer.__dict__["forward"] = statistics.normalise
         yield
     finally:
-        for layer in met:
+        for layer in layers:
             layer.__dict__.pop("forward", None)

@@ -54,7 +54,7 @@ def map_tiles(
         x: (B, C, H, W).
         factor: 8 for Stable Diffusion's decoder, Fraction(1, 8) for its encoder. x's sides times the factor are whole.
         tile: the longest side of a tile in x's pixels; a picture no larger is done at once.
-        halo: overlap of neighbouring tiles in x's pixels. A quarter of it is thrown away on each side, in the middle the tiles fade into each other.
+        halo: overlap of neighbouring tiles in x's pixels. A third of it is thrown away on each side, in the middle the tiles fade into each other.
         on_tile: told (done, total); may raise to interrupt.
 
     Returns:
@@ -84,7 +84,7 @@ def map_tiles(
         if done == 1:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
             count = out.new_zeros((1, 1, *value.shape[-2:]))
-        trim = int(halo * factor) // 4
+        trim = int(halo * factor) // 3
         weight = _tile_weights(placed, (value.shape[-2], value.shape[-1]), trim, max(1, int(halo * factor) - 2 * trim), out.device)
         place_windows(value, out, [placed], weight)
         place_windows(count, torch.ones_like(weight)[None, None], [placed], weight)

@@ -119,8 +119,9 @@ def draw_windows(step: int, *, size: tuple[int, int], window: tuple[int, int], *
 def cover(size: tuple[int, int], windows: Iterable[Window]) -> Tensor:
     """How many windows see each pixel: (rows, columns) int64."""
     count = torch.zeros(size, dtype=torch.int64)
+    pixels = count.numpy()
     for top, left, height, width in windows:
-        count[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] += 1
+        pixels[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] += 1
     return count
 
 
@@ -143,10 +144,25 @@ def extend(x: Tensor, top: int, left: int, bottom: int, right: int, fill: str) -
         raise ValueError(f"fill {fill!r} does not exist; use one of {', '.join(FILLS)}")
     if not (top or left or bottom or right):
         return x
+    reach = (left, right, top, bottom)
     if fill == "zero":
-        return torch.nn.functional.pad(x, (left, right, top, bottom))
+        return torch.nn.functional.pad(x, reach)
     height, width = x.shape[-2:]
+    if max(left, right) < width and max(top, bottom) < height and x.ndim == 4 and x.dtype == torch.float32:
+        return torch.nn.functional.pad(x, reach, "reflect")  # the same values, many times faster on a CPU
     return x.index_select(-2, _mirror(-top, height + bottom, height, x.device)).index_select(-1, _mirror(-left, width + right, width, x.device))
+
+
+def _cut(x: Tensor, w: Window, fill: str) -> Tensor:
+    """(B, C, H, W) -> (B, C, h, w): one window. The whole latent must not be padded for it, or a step would cost calls times pixels."""
+    height, width = x.shape[-2:]
+    stop = (w.top + w.height, w.left + w.width)
+    seen = x[..., max(0, w.top) : max(0, stop[0]), max(0, w.left) : max(0, stop[1])]
+    if seen.shape[-2:] == (w.height, w.width):
+        return seen
+    if fill == "zero":
+        return extend(seen, max(0, -w.top), max(0, -w.left), max(0, stop[0] - height), max(0, stop[1] - width), fill)
+    return x[..., _mirror(w.top, stop[0], height, x.device)[:, None], _mirror(w.left, stop[1], width, x.device)]
 
 
 def gather_windows(x: Tensor, windows: Sequence[Window], fill: str = "reflect") -> Tensor:
@@ -160,13 +176,9 @@ def gather_windows(x: Tensor, windows: Sequence[Window], fill: str = "reflect") 
     Returns:
         (k * B, C, h, w), window-major: the B samples of the first window come first.
     """
-    height, width = x.shape[-2:]
-    top = max(0, -min(w.top for w in windows))
-    left = max(0, -min(w.left for w in windows))
-    bottom = max(0, max(w.top + w.height for w in windows) - height)
-    right = max(0, max(w.left + w.width for w in windows) - width)
-    wide = extend(x, top, left, bottom, right, fill)
-    return torch.cat([wide[..., w.top + top : w.top + top + w.height, w.left + left : w.left + left + w.width] for w in windows])
+    if fill not in FILLS:
+        raise ValueError(f"fill {fill!r} does not exist; use one of {', '.join(FILLS)}")
+    return torch.cat([_cut(x, w, fill) for w in windows])
 
 
 def place_windows(value: Tensor, patches: Tensor, windows: Sequence[Window], weight: Tensor | None = None) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from apt_ext.core.residual import Denoiser
 from apt_ext.core.schedule import discrete_timestep
-from apt_ext.core.tile_norm import shared_group_norm
-from apt_ext.core.tiling import map_tiles
+from apt_ext.core.tiled_half import run_in_tiles
 from apt_ext.core.upscale import ModelFacts
 from apt_ext.core.windows import extend
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
@@ -25,7 +24,7 @@ __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "load_model"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
 NATIVE = (16, 16)
-TILE, HALO = 64, 16
+TILE, HALO, PATCH, SHARE = 136, 10, 20, 0.22  # latent pixels, and the share of the picture that statistics are taken from
 
 
 def alphas_cumprod() -> Tensor:
@@ -96,14 +95,7 @@ class LeavesModel:
     @staticmethod
     def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
         """Run the encoder or the decoder over tiles, with one set of normalisation statistics for all of them."""
-
-        def run() -> Tensor:
-            return map_tiles(part, x, factor, tile=TILE * unit, halo=HALO * unit)
-
-        if max(x.shape[-2:]) <= TILE * unit:
-            return run()
-        with shared_group_norm(part, run):
-            return run()
+        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE)
 
 
 def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:

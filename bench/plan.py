@@ -1,0 +1,44 @@
+"""Window evaluations of the presets, against DemoFusion's published settings. Nothing is run: the engine's own plan is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apt_ext.core.cost import job_cost
+from apt_ext.core.evaluations import evaluations_per_step
+from apt_ext.core.phases import plan_phases
+from apt_ext.demo.samplers import make_sigmas
+from apt_ext.options import PRESETS, Options, preset_options
+from bench.stand_in import stable_diffusion
+
+__all__ = ["DEMOFUSION", "PUBLISHED", "count", "plan"]
+
+PUBLISHED = 50 * (13 + 34 + 65)
+"""Window evaluations of DemoFusion (Du et al., CVPR 2024) from 1024 to 4096 pixels: 50 steps of 9 + 4, 25 + 9 and 49 + 16 views."""
+
+DEMOFUSION = Options(steps=50, shortcut=1.0, matching=0.0, phases="progressive", overlap=0.5, tolerance=0.0, dilated_every=1)
+
+
+def count(options: Options, sampler: str, base: int = 128, scale: int = 4) -> dict[str, int]:
+    """Views per path of a square picture's way to `scale` times its size; SDXL's window is the base, `base` latent pixels."""
+    facts, sigmas = stable_diffusion(base)
+    start, target = (base, base), (base * scale, base * scale)
+    phases = plan_phases(start, start, target, options.phase_ratios() or options.phases)
+    costs = job_cost(phases, options, facts, make_sigmas("normal", options.steps, sigmas), evaluations_per_step(sampler))
+    return {
+        "phases": len(costs),
+        "steps": sum(cost.steps for cost in costs),
+        "local": sum(cost.local for cost in costs),
+        "dilated": sum(cost.dilated for cost in costs),
+        "evaluations": sum(cost.evaluations for cost in costs),
+    }
+
+
+def plan() -> dict[str, Any]:
+    """Evaluations and share of the published ones: DemoFusion's own settings as this engine counts them, and every preset."""
+    jobs = {"DemoFusion": (DEMOFUSION, "euler"), **{name: preset_options(name) for name in PRESETS}}
+    rows = []
+    for name, (options, sampler) in jobs.items():
+        counted = count(options, sampler)
+        rows.append({"name": name, "sampler": sampler, **counted, "share": round(counted["evaluations"] / PUBLISHED, 4)})
+    return {"published": PUBLISHED, "rows": rows}
