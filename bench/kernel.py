@@ -53,6 +53,7 @@ def whitening(reference: Tensor) -> Callable[[Tensor], Tensor]:
     """Standardise features by a reference's, and go over to its leading principal components at unit variance.
 
     The features are many and much alike; without this a few directions, mostly contrast, make up the whole distance and its noise.
+    Being fitted to the reference, it puts everything else, other true pictures as well, a little farther away than that is from itself.
 
     Args:
         reference: (M, F). One component is kept for each 8 of them, up to 32.

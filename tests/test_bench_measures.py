@@ -64,12 +64,17 @@ def distance(x, y):
     return float(kernel_distance(kernel_blocks(x, y, torch.zeros(len(y))), torch.ones(1, len(x)), torch.zeros(len(x))))
 
 
-def test_kernel_distance_tells_distributions_apart_and_is_unbiased():
-    same = [distance(picture_features(24, 4, 10 * seed), picture_features(24, 4, 10 * seed + 5)) for seed in range(20)]
-    other = distance(picture_features(24, 4, 0), picture_features(24, 4, 5, mean=1.0))
-    assert abs(sum(same) / 20) < 2.5 * torch.tensor(same).std() / math.sqrt(20) + 1
-    assert min(same) < 0  # an unbiased estimate falls below zero
-    assert other > 3 * max(abs(value) for value in same)
+def test_kernel_distance_tells_distributions_apart():
+    def same(n):
+        return [distance(picture_features(24, 4, 10 * seed), picture_features(n, 4, 10 * seed + 5)) for seed in range(12)]
+
+    few, many = same(24), same(240)
+    other = distance(picture_features(24, 4, 0), picture_features(240, 4, 5, mean=1.0))
+    assert other > 2 * max(few)
+    assert other > 10 * max(map(abs, many))
+    # The whitening is fitted to the reference, which makes all else look a little farther away, and less so the more of it there is.
+    assert abs(sum(many)) < sum(few) / 4
+    assert min(many) < 0  # but for that, the estimate is unbiased
 
 
 def test_kernel_distance_against_the_definition():

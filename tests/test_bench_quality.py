@@ -167,12 +167,15 @@ def test_the_truth_scores_as_the_truth(summary):
     assert against["spectrum_above"]["mean"] < 0
 
 
-def test_the_kernel_distance_finds_the_enlarged_latent_far_from_the_truth(bench, tmp_path):
+def test_the_kernel_distance_finds_the_enlarged_latent_far_from_the_truth(bench, work, tmp_path):
+    (tmp_path / "renders").symlink_to(work / "renders")  # half of them are there already
     tasks = make_tasks(BASELINES, [bench], [2], ["encoded"], [1])
     assert run_tasks(tasks, 8, 8, tmp_path, quiet=True) == 8 * 4
     summary = summarise(tasks, 8, tmp_path)
     truth, bicubic = row_named(summary, "truth, autoencoded")["measures"], row_named(summary, "bicubic latent")["measures"]
-    assert bicubic["kernel_windows"]["low"] > truth["kernel_windows"]["high"]
+    for name in ("kernel_windows", "kernel_whole"):
+        assert bicubic[name]["low"] is None  # most resamples hold one picture of some style only
+    assert bicubic["kernel_windows"]["mean"] > 2 * abs(truth["kernel_windows"]["mean"])
 
 
 def test_what_is_missing_is_said_and_a_bar_that_is_not_measured_is_missed(summary, tasks, work):
