@@ -9,7 +9,7 @@ from apt_ext.core.evaluations import evaluations_per_step
 from apt_ext.core.phases import plan_phases
 from apt_ext.demo.samplers import make_sigmas
 from apt_ext.options import PRESETS, Options, preset_options
-from bench.stand_in import stable_diffusion
+from bench.speed.stand_in import stable_diffusion
 
 __all__ = ["DEMOFUSION", "PUBLISHED", "count", "plan"]
 
