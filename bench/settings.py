@@ -1,0 +1,190 @@
+"""The grid of the benchmark as data: every setting that is measured, in groups that each answer one question."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from apt_ext.options import PRESETS, Options, blur_of, preset_options, published
+
+__all__ = ["BASELINES", "REFERENCE", "RENDER", "TRUTH", "Setting", "all_settings", "groups", "key_of", "reference_of"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the benchmark.
+
+    Attributes:
+        name, group: where it is shown; the same content under two names is run once.
+        how: "windows" runs the method; "whole" lets the model denoise the large latent in one piece, which is plain img2img. The
+            others run nothing: "bicubic" decodes the enlarged base latent, "truth" is the autoencoded true picture, "render" the true
+            picture itself.
+        scales: the linear factors that it is measured at.
+    """
+
+    name: str
+    group: str
+    options: Options = dataclasses.field(default_factory=Options)
+    sampler: str = "euler"
+    guidance: float = 1.0
+    schedule: str = "normal"
+    how: str = "windows"
+    scales: tuple[int, ...] = (2,)
+
+
+def content(setting: Setting) -> dict[str, Any]:
+    """What makes a setting's pictures: not its names, nor what the embedded model does not see, and with "auto" resolved."""
+    if setting.how in ("bicubic", "truth", "render"):
+        return {"how": setting.how}
+    options = dataclasses.asdict(setting.options)
+    del options["window_batch"], options["words"]
+    options["blur"] = float(blur_of(setting.options))
+    if options["reanchor"] == "auto":
+        options["reanchor"] = "on" if options["matching"] == 0 and options["method"] != "multidiffusion" else "off"
+    options = {name: float(value) if isinstance(value, (int, float)) else value for name, value in options.items()}
+    return {"how": setting.how, "sampler": setting.sampler, "guidance": float(setting.guidance), "schedule": setting.schedule, **options}
+
+
+def key_of(setting: Setting, scale: int, base: str, model: str, seed: int) -> str:
+    """A name for one run's results. Pictures are numbered alike whatever their count, so the count is no part of it and a larger one adds to the smaller."""
+    # What is not sampled has no seed.
+    seed = seed if setting.how in ("windows", "whole") else 0
+    what = {**content(setting), "scale": scale, "base": base, "model": model, "seed": seed}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+ALL_SCALES = (2, 3, 4, 8)
+TRUTH = Setting("truth, autoencoded", "baselines", how="truth", scales=ALL_SCALES)
+RENDER = Setting("truth, as rendered", "baselines", how="render", scales=ALL_SCALES)
+BASELINES = (TRUTH, RENDER, Setting("bicubic latent", "baselines", how="bicubic", scales=ALL_SCALES))
+
+FULL = Options(matching=0.0, shortcut=1.0)  # the method's defaults without any part of APT, over the whole schedule
+MATCHED = replace(FULL, matching=1.0)
+APT = Options()  # matching and shortcut 0.6
+
+
+def _methods() -> list[Setting]:
+    variants: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+        "as published": ({}, (2, 3, 4)),
+        "+ matching": ({"matching": 1.0}, (2, 3, 4)),
+        "+ schedule": ({"gamma": -0.5}, (2,)),
+        "+ matching, schedule": ({"matching": 1.0, "gamma": -0.5}, (2,)),
+        "+ matching, schedule, shortcut": ({"matching": 1.0, "gamma": -0.5, "shortcut": 0.6}, (2, 3, 4)),
+        "+ matching, shortcut": ({"matching": 1.0, "shortcut": 0.6}, (2, 3, 4)),
+    }
+    bases = {
+        "MultiDiffusion": Setting("", "methods", published(Options(method="multidiffusion"))),
+        "DemoFusion": Setting("", "methods", published(Options(method="demofusion"))),
+        "AccDiffusion": Setting("", "methods", published(Options(method="accdiffusion"))),
+        "plain img2img": Setting("", "methods", published(Options(method="multidiffusion", phases="direct")), how="whole"),
+    }
+    return [
+        replace(base, name=f"{name} {variant}", options=replace(base.options, **changes), scales=(2,) if base.how == "whole" else scales)
+        for name, base in bases.items()
+        for variant, (changes, scales) in variants.items()
+    ]
+
+
+def _anchoring() -> list[Setting]:
+    cases = {"neither": (0.0, "off"), "matching": (1.0, "off"), "re-anchoring": (0.0, "on"), "both": (1.0, "on")}
+    return [Setting(name, "anchoring", replace(FULL, matching=matching, reanchor=reanchor)) for name, (matching, reanchor) in cases.items()]
+
+
+def _shortcut() -> list[Setting]:
+    # An exponent of 100 lets the residual's weight vanish within the first steps.
+    residuals = {"": 3.0, ", no residual": 100.0}
+    rows = [
+        Setting(f"shortcut {share:g}{text}", "shortcut", replace(MATCHED, shortcut=share, residual=residual))
+        for share in (1.0, 0.8, 0.6, 0.4)
+        for text, residual in residuals.items()
+    ]
+    return [*rows, Setting("18 steps, shortcut 1", "shortcut", replace(MATCHED, steps=18))]
+
+
+def _gamma() -> list[Setting]:
+    return [
+        Setting(f"gamma {gamma}, shortcut {share:g}", "gamma", replace(MATCHED, gamma=gamma, shortcut=share))
+        for share in (0.6, 1.0)
+        for gamma in (-0.5, -0.25, 0.0, 0.25, 0.5, "auto")
+    ]
+
+
+def _matching() -> list[Setting]:
+    return [Setting(f"matching {strength:g}", "matching", replace(APT, matching=strength)) for strength in (0.0, 0.25, 0.5, 0.75, 1.0)]
+
+
+def _windows() -> list[Setting]:
+    rows = [
+        Setting(f"overlap {overlap:g}, {border}, jitter {jitter:g}", "windows", replace(APT, overlap=overlap, border=border, jitter=jitter))
+        for overlap in (0.0, 0.125, 0.25, 0.5)
+        for border in ("inside", "over")
+        for jitter in (0.0, 1.0)
+    ]
+    return [*rows, *(Setting(f"feather {feather:g}", "windows", replace(APT, feather=feather)) for feather in (0.0, 0.5))]
+
+
+def _tolerance() -> list[Setting]:
+    return [Setting(f"tolerance {value:g}", "tolerance", replace(APT, tolerance=value)) for value in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2)]
+
+
+def _dilated_every() -> list[Setting]:
+    return [Setting(f"every {every}", "dilated every", replace(APT, dilated_every=every)) for every in (1, 2, 3, 4)]
+
+
+def _phases() -> list[Setting]:
+    return [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4)) for policy in ("progressive", "double", "direct")]
+
+
+def _samplers() -> list[Setting]:
+    runs = (("euler", 30), ("dpmpp_2m", 30), ("dpmpp_2m", 20), ("dpmpp_2m", 15), ("dpmpp_2m", 12))
+    return [Setting(f"{sampler}, {steps} steps", "samplers", replace(APT, steps=steps), sampler) for sampler, steps in runs]
+
+
+def _guidance() -> list[Setting]:
+    methods = {"DemoFusion": FULL, "APT": APT}
+    return [Setting(f"{name}, guidance {g:g}", "guidance", options, guidance=g) for name, options in methods.items() for g in (1.0, 1.5)]
+
+
+PUBLISHED = Options(steps=50, shortcut=1.0, matching=0.0, tolerance=0.0, fill="zero", jitter=1.0, border="inside", overlap=0.5)
+
+
+def _presets() -> list[Setting]:
+    rows = [
+        Setting("DemoFusion as published", "presets", PUBLISHED, scales=(2, 3, 4)),
+        Setting("MultiDiffusion", "presets", published(Options(method="multidiffusion", steps=50)), scales=ALL_SCALES),
+    ]
+    for name, preset in PRESETS.items():
+        options, sampler = preset_options(name)
+        rows.append(Setting(name, "presets", options, sampler, schedule=preset.schedule, scales=ALL_SCALES))
+    return rows
+
+
+def groups() -> dict[str, list[Setting]]:
+    """Every group's settings, the most useful group first."""
+    made = [list(BASELINES), _presets(), _methods(), _phases(), _gamma(), _shortcut(), _matching(), _anchoring()]
+    made += [_dilated_every(), _tolerance(), _samplers(), _windows(), _guidance()]
+    return {rows[0].group: rows for rows in made}
+
+
+def all_settings(names: tuple[str, ...] = ()) -> list[Setting]:
+    """The settings of the named groups, or of all. The baselines are always among them: nothing can be read without the truth.
+
+    Raises:
+        ValueError: for a group that does not exist.
+    """
+    known = groups()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"group {unknown[0]!r} does not exist; use some of {', '.join(known)}")
+    return [setting for name, rows in known.items() if not names or name in names or name == "baselines" for setting in rows]
+
+
+REFERENCE = {"presets": Setting("DemoFusion as published", "presets", PUBLISHED)}
+
+
+def reference_of(setting: Setting) -> Setting:
+    """DemoFusion as published, which a setting is compared with: its 50 steps for the presets, the same 30 steps for everything else."""
+    return REFERENCE.get(setting.group, Setting("DemoFusion as published", "methods", FULL))
