@@ -1,9 +1,8 @@
-"""The quality benchmark's tables and plots for the docs, made from its JSON: `python -m bench.quality.page docs/bench/quality.json`."""
+"""The quality benchmark's tables and plots for the docs, made from its JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from bench.plots import Line, draw
 from bench.tables import table
 
-__all__ = ["main", "page", "plots"]
+__all__ = ["page", "plots", "write"]
 
 Row = Mapping[str, Any]
 
@@ -47,15 +46,6 @@ def _value(row: Row, name: str) -> str:
 def _group(rows: Sequence[Row]) -> str:
     head = ["setting", "evaluations", *COLUMNS.values()]
     return table(head, [[row["name"], row["evaluations"], *(_value(row, name) for name in COLUMNS)] for row in rows])
-
-
-def _titled(rows: Sequence[Row], models: Mapping[str, str]) -> dict[str, list[Row]]:
-    """The rows by what they have in common."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        title = f"{row['group']}, {row['scale']}x, {row['base']} bases, {models[row['model']]}, seed {row['seed']}, {row['pictures']} pictures"
-        found.setdefault(title, []).append(row)
-    return found
 
 
 def _points(rows: Sequence[Row], x: Sequence[float], measure: str) -> list[tuple[float, float, float, float]]:
@@ -101,38 +91,36 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
 def page(summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
     """The whole page in Markdown; `pictures` are the names of the plots beside it."""
     models = {model["sha256"][:12]: f"model {number} ({model['sha256'][:12]})" for number, model in enumerate(summary["models"], 1)}
+
+    def place(what: Row) -> str:
+        return f"{what['group']}, {what['scale']}x, {what['base']} bases, {models[what['model']]}, seed {what['seed']}"
+
     parts = [
         "# Quality: the tables",
         "Made by `make bench-quality` from [quality.json](quality.json); do not edit. What follows from them is in [quality.md](../quality.md).",
+        ", ".join(f"{key} {value}" for key, value in summary["machine"].items()),
+        LEGEND,
+        table(["measure", "meaning", "best"], [[COLUMNS[name], m["text"], m["goal"]] for name, m in summary["measures"].items() if name in COLUMNS]),
+        *(f"![{name}](quality-{name}.svg)" for name in pictures),
     ]
-    parts += [", ".join(f"{key} {value}" for key, value in summary["machine"].items()), LEGEND]
-    parts += [table(["measure", "meaning", "best"], [[COLUMNS[name], m["text"], m["goal"]] for name, m in summary["measures"].items() if name in COLUMNS])]
-    parts += [f"![{name}](quality-{name}.svg)" for name in pictures]
-    parts += [f"## {title}\n\n{_group(rows)}" for title, rows in _titled(summary["rows"], models).items()]
+    grouped: dict[str, list[Row]] = {}
+    for row in summary["rows"]:
+        grouped.setdefault(f"{place(row)}, {row['pictures']} pictures", []).append(row)
+    parts += [f"## {title}\n\n{_group(rows)}" for title, rows in grouped.items()]
     parts += ["## Bars", table(["bar", "met", "found"], [[bar["bar"], "yes" if bar["met"] else "NO", bar["found"]] for bar in summary["bars"]])]
     missing: dict[str, list[str]] = {}
     for what in summary["missing"]:
-        missing.setdefault(f"{what['group']}, {what['scale']}x, {what['base']}, {models[what['model']]}, seed {what['seed']}", []).append(
-            f"{what['name']} ({what['pictures']})"
-        )
+        missing.setdefault(place(what), []).append(f"{what['name']} ({what['pictures']})")
     if missing:
-        parts += [
-            f"## Not measured yet, or on fewer than {summary['count']} pictures (their number in brackets)",
-            table(["where", "settings"], [[k, ", ".join(v)] for k, v in missing.items()]),
-        ]
+        parts += ["## Not measured yet", f"Or on fewer than {summary['count']} pictures; how many is in brackets."]
+        parts += [table(["where", "settings"], [[where, ", ".join(names)] for where, names in missing.items()])]
     return "\n\n".join(parts) + "\n"
 
 
-def main(argv: Sequence[str]) -> int:
+def write(source: Path) -> None:
     """Write the page and the plots beside the JSON file."""
-    source = Path(argv[0])
     summary = json.loads(source.read_text())
     made = plots(summary)
     for name, svg in made.items():
-        source.with_name(f"quality-{name}.svg").write_text(svg)
+        source.with_name(f"{source.stem}-{name}.svg").write_text(svg)
     source.with_suffix(".md").write_text(page(summary, list(made)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

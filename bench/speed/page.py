@@ -20,7 +20,16 @@ VIEWS = {"window_batch": "window batch", "engine_view_s": "engine, s per view", 
 COLUMNS: dict[str, tuple[str, dict[str, str]]] = {
     "plan": (
         "Window evaluations, 1024 to 4096 pixels with windows of 128 latent pixels",
-        {"name": "settings", "sampler": "sampler", "steps": "steps", "local": "local", "dilated": "dilated", "evaluations": "evaluations", "share": "share"},
+        {
+            "name": "settings",
+            "sampler": "sampler",
+            "schedule": "schedule",
+            "steps": "steps",
+            "local": "local",
+            "dilated": "dilated",
+            "evaluations": "evaluations",
+            "share": "share",
+        },
     ),
     "overhead": (
         "The engine's own time, windows of 64 latent pixels",
