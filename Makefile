@@ -7,7 +7,7 @@ ARGS ?=
 # For torch without CUDA on Linux: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: demo test lint train clean
+.PHONY: demo test lint train bench-quality bench-speed clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m apt_ext demo $(if $(IMAGE),"$(IMAGE)") $(ARGS)
@@ -23,6 +23,12 @@ train: $(VENV)/.demo
 	$(BIN)/pip install -r requirements/train.txt
 	$(BIN)/python -m apt_ext.demo.train --out build/model $(ARGS)
 
+bench-quality: $(VENV)/.bench
+	$(BIN)/python -m bench.quality $(ARGS)
+
+bench-speed: $(VENV)/.bench
+	$(BIN)/python -m bench.speed $(ARGS)
+
 $(VENV)/.demo: requirements/demo.txt requirements/alone.txt
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $(shell grep ^torch== requirements/demo.txt))
@@ -30,7 +36,11 @@ $(VENV)/.demo: requirements/demo.txt requirements/alone.txt
 	$(BIN)/pip install --no-deps -r requirements/alone.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
+$(VENV)/.bench: $(VENV)/.demo requirements/bench.txt
+	$(BIN)/pip install -r requirements/bench.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt requirements/bench.txt
 	$(BIN)/pip install -r requirements/dev.txt
 	touch $@
 

@@ -1,92 +1,14 @@
-"""The speed benchmark's page and plot for the docs, made from its JSON."""
+"""Markdown tables for the docs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from bench.bars import bars
-from bench.plot import loglog
-
-__all__ = ["page", "plot", "table"]
+__all__ = ["table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; floats are shown with four figures."""
     shown = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["-"] * len(head), *shown])
-
-
-def _of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    return table(list(columns.values()), [[row.get(key, "-") for key in columns] for row in rows])
-
-
-VIEWS = {"window_batch": "window batch", "engine_view_s": "engine, s per view", "bare_view_s": "bare model, s per view", "ratio": "engine / bare"}
-COLUMNS: dict[str, tuple[str, dict[str, str]]] = {
-    "plan": (
-        "Window evaluations, 1024 to 4096 pixels with windows of 128 latent pixels",
-        {"name": "settings", "sampler": "sampler", "steps": "steps", "local": "local", "dilated": "dilated", "evaluations": "evaluations", "share": "share"},
-    ),
-    "overhead": (
-        "The engine's own time, windows of 64 latent pixels",
-        {
-            "megapixels": "megapixels",
-            "overlap": "overlap",
-            "views_per_step": "views per step",
-            "setup_s": "setup, s",
-            "step_s": "step, s",
-            "view_s": "per view, s",
-            "ns_per_latent_pixel": "per latent pixel, ns",
-            "share": "share of a phase",
-        },
-    ),
-    "embedded": ("The embedded model", VIEWS),
-    "gpu": ("UNets on a GPU", {"unet": "UNet", "dtype": "type", **VIEWS, "panorama_view_s": "diffusers' MultiDiffusion, s per view"}),
-}
-
-
-def _notes(name: str, found: Mapping[str, Any]) -> str:
-    """What belongs to a section and is no row of its table."""
-    if name == "overhead":
-        fits = "; ".join(f"overlap {overlap}: {fit['seconds']:.3f} (views alone {fit['views']:.3f})" for overlap, fit in found["exponents"].items())
-        return (
-            f"The share is against the least time of an SD 1.5-sized UNet, {found['unet_view_s']:.3g} s per view with guidance: "
-            f"2 x {found['unet_flops'] / 1e12:.3g} TFLOP at {found['matmul_flops_per_s'] / 1e9:.3g} GFLOP/s, this processor's matrix product. "
-            f"Exponent of time per step against pixels: {fits}. Operators per view: {found['operators_per_view']:.1f}."
-        )
-    return str(found.get("reason", ""))
-
-
-def plot(results: Mapping[str, Any]) -> str:
-    """Seconds per step against megapixels as SVG, with a linear cost beside them."""
-    rows = results["sections"]["overhead"]["rows"]
-    lines = {
-        f"overlap {overlap:g}": [(row["megapixels"], row["step_s"]) for row in rows if row["overlap"] == overlap] for overlap in {r["overlap"]: 0 for r in rows}
-    }
-    first, *_, last = sorted({row["megapixels"] for row in rows})
-    least = min(row["step_s"] / row["megapixels"] for row in rows)
-    lines["linear"] = [(size, least * size) for size in (first, last)]
-    return loglog("The engine's own time per step", "megapixels", "seconds", lines)
-
-
-def page(results: Mapping[str, Any], picture: str = "speed.svg") -> str:
-    """The whole page in Markdown; `picture` is the plot's file beside it."""
-    parts = [
-        "# Speed",
-        "Made by `python -m bench.speed`; do not edit.",
-        f"![seconds per step]({picture})",
-        ", ".join(f"{key} {value}" for key, value in results["machine"].items()),
-    ]
-    for name, found in results["sections"].items():
-        if name == "memory":
-            sizes = f"{found['pixels'][0]} x {found['pixels'][1]} pixels, a latent being {found['latent_mib']:g} MiB"
-            kinds = [[kind, found[f"{kind}_mib"], found[f"{kind}_latents"]] for kind in ("allocated", "resident") if f"{kind}_mib" in found]
-            parts += [f"## Peak memory beyond model and output, {sizes}", table(("account", "MiB", "latents"), kinds)]
-        else:
-            title, columns = COLUMNS[name]
-            parts += [f"## {title}", *([_of(found["rows"], columns)] if found["rows"] else []), _notes(name, found)]
-    parts += [
-        "## Bars",
-        table(("bar", "measured", "at most", "met"), [[b.name, float(b.value), float(b.most), "yes" if b.met else "NO"] for b in bars(results["sections"])]),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"

@@ -7,8 +7,8 @@ import torch
 
 from apt_ext.core.upscale import enlarge
 from apt_ext.core.windows import draw_windows
-from bench import measures
-from bench.kernel import KernelBlocks, features, kernel_blocks, kernel_distance, whitening
+from bench.quality import measures
+from bench.quality.kernel import KernelBlocks, features, kernel_blocks, kernel_distance, whitening
 
 
 def noise(*shape, seed=0):

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+import bench.quality.__main__ as quality
 from apt_ext.demo.model import WEIGHTS
 from apt_ext.options import Options, published
-from bench import quality
-from bench.making import make
-from bench.measuring import measure
-from bench.pictures import keep, load_bases, open_model, true_pictures
-from bench.quality_bars import BARS, check_bars
-from bench.runner import make_tasks, results_of, run_chunk, run_tasks
-from bench.settings import BASELINES, Setting, all_settings, key_of, reference_of
-from bench.store import append, length, load
-from bench.summary import MEASURES, resamples, summarise
-from bench.tasks import Task, evaluations
+from bench.quality.bars import BARS, check_bars
+from bench.quality.making import make
+from bench.quality.measuring import measure
+from bench.quality.pictures import keep, load_bases, open_model, true_pictures
+from bench.quality.runner import make_tasks, results_of, run_chunk, run_tasks
+from bench.quality.settings import BASELINES, Setting, all_settings, key_of, reference_of
+from bench.quality.store import append, length, load
+from bench.quality.summary import MEASURES, resamples, summarise
+from bench.quality.tasks import Task, evaluations
 
 SHORT = Options(steps=3, overlap=0.0)
 REFERENCE = Setting("DemoFusion as published", "methods", published(SHORT))

@@ -1,5 +1,8 @@
 """The README's example runs, and what it names exists."""
 
+import contextlib
+import io
+import json
 import re
 from pathlib import Path
 
@@ -41,3 +44,17 @@ def test_the_guide_says_what_the_presets_want_of_the_host():
 
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
     assert rows == [(name, str(v["steps"]), str(v["hires_steps"]), f"{v['denoising']:g}") for name, v in preset_host_values().items()]
+
+
+def test_the_readme_says_what_the_presets_evaluate():
+    from apt_ext.demo.cli import main
+    from apt_ext.options import PRESETS
+
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) % \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {row[0] for row in rows} == set(PRESETS)
+    for name, evaluations, share in rows:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            main(["plan", "1024x1024", "--model", "sdxl", "--preset", name, "--json"])
+        plan = json.loads(out.getvalue())["window_evaluations"]
+        assert (int(evaluations), int(share)) == (plan, round(100 * plan / 5600))

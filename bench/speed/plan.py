@@ -9,7 +9,7 @@ from apt_ext.core.evaluations import evaluations_per_step
 from apt_ext.core.phases import plan_phases
 from apt_ext.demo.samplers import make_sigmas
 from apt_ext.options import PRESETS, Options, preset_options
-from bench.stand_in import stable_diffusion
+from bench.speed.stand_in import stable_diffusion
 
 __all__ = ["DEMOFUSION", "PUBLISHED", "count", "plan"]
 
@@ -19,12 +19,12 @@ PUBLISHED = 50 * (13 + 34 + 65)
 DEMOFUSION = Options(steps=50, shortcut=1.0, matching=0.0, phases="progressive", overlap=0.5, tolerance=0.0, dilated_every=1)
 
 
-def count(options: Options, sampler: str, base: int = 128, scale: int = 4) -> dict[str, int]:
+def count(options: Options, sampler: str, schedule: str = "normal", base: int = 128, scale: int = 4) -> dict[str, int]:
     """Views per path of a square picture's way to `scale` times its size; SDXL's window is the base, `base` latent pixels."""
     facts, sigmas = stable_diffusion(base)
     start, target = (base, base), (base * scale, base * scale)
     phases = plan_phases(start, start, target, options.phase_ratios() or options.phases)
-    costs = job_cost(phases, options, facts, make_sigmas("normal", options.steps, sigmas), evaluations_per_step(sampler))
+    costs = job_cost(phases, options, facts, make_sigmas(schedule, options.steps, sigmas), evaluations_per_step(sampler))
     return {
         "phases": len(costs),
         "steps": sum(cost.steps for cost in costs),
@@ -36,9 +36,9 @@ def count(options: Options, sampler: str, base: int = 128, scale: int = 4) -> di
 
 def plan() -> dict[str, Any]:
     """Evaluations and share of the published ones: DemoFusion's own settings as this engine counts them, and every preset."""
-    jobs = {"DemoFusion": (DEMOFUSION, "euler"), **{name: preset_options(name) for name in PRESETS}}
+    jobs = {"DemoFusion": (DEMOFUSION, "euler", "normal"), **{name: (*preset_options(name), preset.schedule) for name, preset in PRESETS.items()}}
     rows = []
-    for name, (options, sampler) in jobs.items():
-        counted = count(options, sampler)
-        rows.append({"name": name, "sampler": sampler, **counted, "share": round(counted["evaluations"] / PUBLISHED, 4)})
+    for name, job in jobs.items():
+        counted = count(*job)
+        rows.append({"name": name, "sampler": job[1], "schedule": job[2], **counted, "share": round(counted["evaluations"] / PUBLISHED, 4)})
     return {"published": PUBLISHED, "rows": rows}

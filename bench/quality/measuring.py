@@ -12,11 +12,11 @@ from apt_ext.core.upscale import enlarge, phase_starts
 from apt_ext.core.windows import Window, draw_windows
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.model import NATIVE
-from bench import measures
-from bench.kernel import features
-from bench.pictures import PIXELS, Bases, true_pictures
-from bench.store import Results
-from bench.tasks import Task, plan_of
+from bench.quality import measures
+from bench.quality.kernel import features
+from bench.quality.pictures import PIXELS, Bases, true_pictures
+from bench.quality.store import Results
+from bench.quality.tasks import Task, plan_of
 
 __all__ = ["VERSION", "measure"]
 

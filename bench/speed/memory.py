@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from apt_ext.demo.job import peak_memory_mib
-from bench.overhead import run_phase
+from bench.speed.overhead import run_phase
 
 __all__ = ["allocated_peak", "memory", "resident_peak"]
 
@@ -54,8 +54,8 @@ def memory(side: int, overlap: float = 0.5) -> dict[str, Any]:
     "allocated" is torch's account and exact; "resident" the growth of a process's peak, with what libraries take besides.
     """
     latent = 4 * 4 * side**2 / MIB
-    command = [sys.executable, "-m", "bench.memory", str(side), str(overlap)]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout)
+    command = [sys.executable, "-m", "bench.speed.memory", str(side), str(overlap)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout)
     extra = {name: value - latent for name, value in found.items()}
     return {
         "pixels": [side * 8, side * 8],

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.embedded import compare
 from bench.machine import wait
-from bench.unets import SD_15, SDXL, Config, guided, make_unet, panorama, without_diffusers, words
+from bench.speed.embedded import compare
+from bench.speed.unets import SD_15, SDXL, Config, guided, make_unet, panorama, without_diffusers, words
 
 __all__ = ["gpu", "measure_unet"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench.making import make
-from bench.measuring import VERSION, measure
-from bench.pictures import BenchModel, load_bases
-from bench.settings import TRUTH, Setting
-from bench.store import Results, append, length, load
-from bench.tasks import Task, evaluations, most_pictures, passes
+from bench.quality.making import make
+from bench.quality.measuring import VERSION, measure
+from bench.quality.pictures import BenchModel, load_bases
+from bench.quality.settings import TRUTH, Setting
+from bench.quality.store import Results, append, length, load
+from bench.quality.tasks import Task, evaluations, most_pictures, passes
 
 __all__ = ["make_tasks", "results_of", "run_chunk", "run_tasks"]
 

@@ -13,8 +13,8 @@ from apt_ext.core.phases import Phase, plan_phases
 from apt_ext.core.upscale import ModelFacts
 from apt_ext.demo.model import NATIVE
 from apt_ext.demo.samplers import make_sigmas
-from bench.pictures import BenchModel
-from bench.settings import Setting, key_of
+from bench.quality.pictures import BenchModel
+from bench.quality.settings import Setting, key_of
 
 __all__ = ["Plan", "Task", "area", "evaluations", "most_pictures", "passes", "plan_of"]
 

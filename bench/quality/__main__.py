@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apt_ext.demo.model import WEIGHTS
-from bench.pictures import open_model
-from bench.quality_bars import check_bars
-from bench.runner import make_tasks, run_tasks
-from bench.settings import all_settings, groups
-from bench.summary import summarise
-from bench.tasks import Task
+from bench.quality.bars import check_bars
+from bench.quality.page import write
+from bench.quality.pictures import open_model
+from bench.quality.runner import make_tasks, run_tasks
+from bench.quality.settings import all_settings, groups
+from bench.quality.summary import summarise
+from bench.quality.tasks import Task
 
 __all__ = ["main"]
 
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     part = args.out.with_suffix(".part")
     part.write_text(json.dumps(summary, indent=1) + "\n")
     part.replace(args.out)
+    write(args.out)
     print(f"{args.out}: {len(summary['rows'])} rows; {len(summary['missing'])} missing or with fewer than {args.count} pictures")
     for bar in summary["bars"]:
         print(f"{'met   ' if bar['met'] else 'MISSED'} {bar['bar']}: {bar['found']}")

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.kernel import KernelBlocks, kernel_blocks, kernel_distance
 from bench.machine import facts
-from bench.pictures import PIXELS, strata
-from bench.runner import results_of
-from bench.settings import TRUTH, reference_of
-from bench.store import Results
-from bench.tasks import Task
+from bench.quality.kernel import KernelBlocks, kernel_blocks, kernel_distance
+from bench.quality.pictures import PIXELS, strata
+from bench.quality.runner import results_of
+from bench.quality.settings import TRUTH, reference_of
+from bench.quality.store import Results
+from bench.quality.tasks import Task
 
 __all__ = ["MEASURES", "Measure", "resamples", "summarise"]
 

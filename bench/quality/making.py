@@ -16,10 +16,10 @@ from apt_ext.core.phases import Phase
 from apt_ext.core.upscale import PhaseReport, PhaseStart, enlarge, upscale
 from apt_ext.demo.model import NATIVE
 from apt_ext.demo.samplers import make_sampler
-from bench import measures
-from bench.pictures import PIXELS, Bases, true_pictures
-from bench.store import Results
-from bench.tasks import Task, area, passes, plan_of
+from bench.quality import measures
+from bench.quality.pictures import PIXELS, Bases, true_pictures
+from bench.quality.store import Results
+from bench.quality.tasks import Task, area, passes, plan_of
 
 __all__ = ["make"]
 

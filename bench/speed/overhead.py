@@ -17,7 +17,7 @@ from apt_ext.core.upscale import upscale
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.options import Options
 from bench.machine import matmul_flops, wait
-from bench.stand_in import StandIn, stable_diffusion
+from bench.speed.stand_in import StandIn, stable_diffusion
 
 __all__ = ["WINDOW", "exponent", "host_reads", "overhead", "run_phase"]
 

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.bars import bars
-from bench.embedded import embedded
-from bench.gpu import gpu
 from bench.machine import choose_device, facts
-from bench.memory import memory
-from bench.overhead import overhead
-from bench.plan import plan
-from bench.tables import page, plot
-from bench.unets import SD_15, SD_15_FLOPS, unet_flops, without_diffusers
+from bench.speed.bars import bars
+from bench.speed.embedded import embedded
+from bench.speed.gpu import gpu
+from bench.speed.memory import memory
+from bench.speed.overhead import overhead
+from bench.speed.page import page, plot
+from bench.speed.plan import plan
+from bench.speed.unets import SD_15, SD_15_FLOPS, unet_flops, without_diffusers
 
 __all__ = ["Settings", "main", "measure"]
 
