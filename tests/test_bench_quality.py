@@ -52,7 +52,7 @@ def work(tasks, tmp_path_factory):
 
 @pytest.fixture
 def summary(tasks, work, monkeypatch):
-    monkeypatch.setattr("bench.summary.reference_of", lambda setting: REFERENCE)
+    monkeypatch.setattr("bench.quality.summary.reference_of", lambda setting: REFERENCE)
     return summarise(tasks, 4, work)
 
 
@@ -71,8 +71,8 @@ def test_nothing_is_done_twice_and_equal_content_once(tasks, work):
 def test_a_new_version_of_the_measures_makes_no_picture_anew(tasks, work, monkeypatch):
     """Also where the batch does not fit what was made."""
     task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
-    monkeypatch.setattr("bench.runner.VERSION", 99)
-    monkeypatch.setattr("bench.runner.make", lambda *args: pytest.fail("made anew"))
+    monkeypatch.setattr("bench.quality.runner.VERSION", 99)
+    monkeypatch.setattr("bench.quality.runner.make", lambda *args: pytest.fail("made anew"))
     assert run_tasks([task], 4, 3, work, quiet=True) == 4
     again = results_of(task, work)
     monkeypatch.undo()
@@ -265,7 +265,7 @@ def test_resamples_begin_with_the_sample_and_are_repeatable():
 
 
 def test_the_command_writes_the_summary_and_fails_on_missed_bars(work, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bench.settings.groups", lambda: {"baselines": list(BASELINES), "methods": [REFERENCE]})
+    monkeypatch.setattr("bench.quality.settings.groups", lambda: {"baselines": list(BASELINES), "methods": [REFERENCE]})
     out = tmp_path / "docs" / "quality.json"
     assert quality.main(["--work", str(work), "--out", str(out), "--count", "4", "--scales", "2", "--bases", "encoded"]) == 1
     assert len(json.loads(out.read_text())["rows"]) == 4
