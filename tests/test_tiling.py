@@ -142,7 +142,7 @@ def test_the_embedded_decoder_in_tiles_differs_by_two_levels_at_most(autoencoder
     assert float(levels_apart(autoencoder, style, seed, 6.0, (768, 768)).max()) <= 2
 
 
-@pytest.mark.parametrize(("style", "seed", "extent", "size"), [("moss", 10, 6.0, (640, 832)), ("mosaic", 13, 1.0, (768, 768))])
+@pytest.mark.parametrize(("style", "seed", "extent", "size"), [("moss", 10, 6.0, (640, 832)), ("moss", 11, 1.0, (768, 768))])
 def test_what_is_hard_to_sample_differs_by_more_in_few_pixels(autoencoder, style, seed, extent, size):
     """A few large shapes, or little room for patches: not every value keeps to two levels here, but 999 of 1000 do."""
     difference = levels_apart(autoencoder, style, seed, extent, size)
