@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apt_ext.options import PRESETS, Options, blur_of, preset_options, published
+from apt_ext.options import PRESETS, Options, blur_of, preset_named, preset_options, published
 
 __all__ = ["BASELINES", "REFERENCE", "RENDER", "TRUTH", "Setting", "all_settings", "groups", "key_of", "reference_of"]
 
@@ -135,7 +135,10 @@ def _dilated_every() -> list[Setting]:
 
 
 def _phases() -> list[Setting]:
-    return [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4)) for policy in ("progressive", "double", "direct")]
+    policies, (options, sampler) = ("progressive", "double", "direct"), preset_options("Quality")
+    preset = Setting("", "phases", options, sampler, schedule=preset_named("Quality").schedule)
+    rows = [replace(preset, name=f"Quality preset, {policy}", options=replace(options, phases=policy), scales=(4,)) for policy in policies]
+    return rows + [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4)) for policy in policies]
 
 
 def _samplers() -> list[Setting]:
