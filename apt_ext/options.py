@@ -41,9 +41,9 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "Fast": Preset({"steps": 20, "shortcut": 0.6, "phases": "double", "overlap": 0.125, "dilated_every": 2}),
+    "Fast": Preset({"steps": 25, "shortcut": 0.6, "phases": "direct", "overlap": 0.25}),
     "Balanced": Preset({"steps": 30, "shortcut": 0.6, "phases": "double", "overlap": 0.25}),
-    "Quality": Preset({"steps": 50, "shortcut": 0.6, "phases": "progressive", "overlap": 0.25}),
+    "Quality": Preset({"steps": 50, "shortcut": 0.6, "phases": "double", "overlap": 0.25}),
 }
 
 

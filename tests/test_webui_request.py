@@ -222,7 +222,7 @@ def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host
     (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
     call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
     assert json.loads(call[1]) == {
-        "Fast": {"steps": 20, "hires_steps": 12, "denoising": 0.6},
+        "Fast": {"steps": 25, "hires_steps": 15, "denoising": 0.6},
         "Balanced": {"steps": 30, "hires_steps": 18, "denoising": 0.6},
         "Quality": {"steps": 50, "hires_steps": 30, "denoising": 0.6},
     }
