@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from apt_ext.core.phases import Size
-from apt_ext.core.tiled_half import run_in_tiles
+from apt_ext.core.tile_norm import shared_group_norm
+from apt_ext.core.tiling import map_tiles
 from apt_ext.core.upscale import enlarge
 from apt_ext.webui.sizes import FACTOR
 
 __all__ = ["decode", "encode", "encode_picture", "pictures_of", "tiled_vae", "to_picture", "upsampler"]
 
-# Latent pixels: tiles of 1088 px, about what XL decodes at once anyway, and two along a side of 2048 px. The patches that statistics are taken
-# from are a twentieth of the picture, so that all decoding together is at most 15 % more than the picture.
-TILE, HALO, PATCH, SHARE = 136, 8, 24, 0.05
+TILE, HALO = 96, 16  # latent pixels; 768 px tiles fit where a native picture is sampled
 
 
 def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Callable[[Tensor], Tensor]:
@@ -32,7 +32,9 @@ def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Callable[
     def run(x: Tensor) -> Tensor:
         if max(x.shape[-2:]) <= tile:
             return forward(x)
-        return run_in_tiles(half, forward, x, factor, tile=tile, halo=halo, side=PATCH, share=SHARE).to(x.dtype)
+        whole = partial(map_tiles, forward, x, factor, tile=tile, halo=halo)
+        with shared_group_norm(half, whole):
+            return whole().to(x.dtype)
 
     return run
 
