@@ -144,10 +144,10 @@ def preset_named(name: str) -> Preset:
     return found
 
 
-def preset_options(name: str) -> tuple[Options, str]:
-    """A preset's options and its sampler, named as in `k_diffusion.sampling`."""
+def preset_options(name: str) -> tuple[Options, str, str]:
+    """A preset's options, its sampler, named as in `k_diffusion.sampling`, and its noise schedule."""
     preset = preset_named(name)
-    return Options(**preset.options), preset.sampler
+    return Options(**preset.options), preset.sampler, preset.schedule
 
 
 def blur_of(options: Options) -> float:

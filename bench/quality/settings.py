@@ -8,7 +8,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apt_ext.options import PRESETS, Options, blur_of, preset_named, preset_options, published
+from apt_ext.options import PRESETS, Options, blur_of, preset_options, published
+from bench.speed.plan import DEMOFUSION
 
 __all__ = ["BASELINES", "REFERENCE", "RENDER", "TRUTH", "Setting", "all_settings", "groups", "key_of", "reference_of"]
 
@@ -64,6 +65,12 @@ BASELINES = (TRUTH, RENDER, Setting("bicubic latent", "baselines", how="bicubic"
 FULL = Options(matching=0.0, shortcut=1.0)  # the method's defaults without any part of APT, over the whole schedule
 MATCHED = replace(FULL, matching=1.0)
 APT = Options()  # matching and shortcut 0.6
+
+
+def _of_preset(preset: str, group: str, name: str, scales: tuple[int, ...], **changes: Any) -> Setting:
+    """A preset with some of its options changed, on its own sampler and schedule."""
+    options, sampler, schedule = preset_options(preset)
+    return Setting(name, group, replace(options, **changes), sampler, schedule=schedule, scales=scales)
 
 
 def _methods() -> list[Setting]:
@@ -135,9 +142,8 @@ def _dilated_every() -> list[Setting]:
 
 
 def _phases() -> list[Setting]:
-    policies, (options, sampler) = ("progressive", "double", "direct"), preset_options("Quality")
-    preset = Setting("", "phases", options, sampler, schedule=preset_named("Quality").schedule)
-    rows = [replace(preset, name=f"Quality preset, {policy}", options=replace(options, phases=policy), scales=(4,)) for policy in policies]
+    policies = ("progressive", "double", "direct")
+    rows = [_of_preset("Quality", "phases", f"Quality preset, {policy}", (4,), phases=policy) for policy in policies]
     return rows + [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4)) for policy in policies]
 
 
@@ -151,18 +157,12 @@ def _guidance() -> list[Setting]:
     return [Setting(f"{name}, guidance {g:g}", "guidance", options, guidance=g) for name, options in methods.items() for g in (1.0, 1.5)]
 
 
-PUBLISHED = Options(steps=50, shortcut=1.0, matching=0.0, tolerance=0.0, fill="zero", jitter=1.0, border="inside", overlap=0.5)
-
-
 def _presets() -> list[Setting]:
-    rows = [
-        Setting("DemoFusion as published", "presets", PUBLISHED, scales=(2, 3, 4)),
+    return [
+        Setting("DemoFusion as published", "presets", DEMOFUSION, scales=(2, 3, 4)),
         Setting("MultiDiffusion", "presets", published(Options(method="multidiffusion", steps=50)), scales=ALL_SCALES),
+        *(_of_preset(name, "presets", name, ALL_SCALES) for name in PRESETS),
     ]
-    for name, preset in PRESETS.items():
-        options, sampler = preset_options(name)
-        rows.append(Setting(name, "presets", options, sampler, schedule=preset.schedule, scales=ALL_SCALES))
-    return rows
 
 
 def _fast() -> list[Setting]:
@@ -173,8 +173,7 @@ def _fast() -> list[Setting]:
         "12 steps in 2 phases, shortcut 0.4": {"steps": 30, "shortcut": 0.4},
         "15 steps in 1 phase": {"steps": 25, "phases": "direct"},
     }
-    options, sampler = preset_options("Balanced")
-    return [Setting(name, "fast", replace(options, **changes), sampler, schedule="karras", scales=(4,)) for name, changes in ways.items()]
+    return [_of_preset("Balanced", "fast", name, (4,), **changes) for name, changes in ways.items()]
 
 
 def groups() -> dict[str, list[Setting]]:
@@ -197,7 +196,7 @@ def all_settings(names: tuple[str, ...] = ()) -> list[Setting]:
     return [setting for name, rows in known.items() if not names or name in names or name == "baselines" for setting in rows]
 
 
-REFERENCE = {"presets": Setting("DemoFusion as published", "presets", PUBLISHED)}
+REFERENCE = {"presets": Setting("DemoFusion as published", "presets", DEMOFUSION)}
 
 
 def reference_of(setting: Setting) -> Setting:

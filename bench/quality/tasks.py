@@ -21,7 +21,7 @@ __all__ = ["Plan", "Task", "area", "evaluations", "most_pictures", "passes", "pl
 
 @dataclass(frozen=True)
 class Task:
-    """A setting at a linear scale on one of `bench.pictures.KINDS`. The seed is of the noise; the bases do not depend on it."""
+    """A setting at a linear scale on one of `bench.quality.pictures.KINDS`. The seed is of the noise; the bases do not depend on it."""
 
     setting: Setting
     scale: int

@@ -16,7 +16,8 @@ __all__ = ["DEMOFUSION", "PUBLISHED", "count", "plan"]
 PUBLISHED = 50 * (13 + 34 + 65)
 """Window evaluations of DemoFusion (Du et al., CVPR 2024) from 1024 to 4096 pixels: 50 steps of 9 + 4, 25 + 9 and 49 + 16 views."""
 
-DEMOFUSION = Options(steps=50, shortcut=1.0, matching=0.0, phases="progressive", overlap=0.5, tolerance=0.0, dilated_every=1)
+DEMOFUSION = Options(steps=50, shortcut=1.0, matching=0.0, phases="progressive", overlap=0.5, tolerance=0.0, fill="zero")
+"""Its published settings: every step, phase by phase, both paths at every step, zeros beyond the border."""
 
 
 def count(options: Options, sampler: str, schedule: str = "normal", base: int = 128, scale: int = 4) -> dict[str, int]:
@@ -36,7 +37,7 @@ def count(options: Options, sampler: str, schedule: str = "normal", base: int = 
 
 def plan() -> dict[str, Any]:
     """Evaluations and share of the published ones: DemoFusion's own settings as this engine counts them, and every preset."""
-    jobs = {"DemoFusion": (DEMOFUSION, "euler", "normal"), **{name: (*preset_options(name), preset.schedule) for name, preset in PRESETS.items()}}
+    jobs = {"DemoFusion": (DEMOFUSION, "euler", "normal"), **{name: preset_options(name) for name in PRESETS}}
     rows = []
     for name, job in jobs.items():
         counted = count(*job)
