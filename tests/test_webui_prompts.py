@@ -263,7 +263,7 @@ def test_plan_and_words_agree_on_the_steps_whose_windows_are_encoded(host):
     (phase,) = plan_phases((8, 8), (8, 8), (16, 16), "direct")
     left = torch.tensor([[True, False], [True, False]])
     seen = prompts.Seen({(0, "a b"): [(host.words.Word("a", 1.0, False), left), (host.words.Word("b", 1.0, False), None)]})
-    windows = [host.job.Window(0, 0, 8, 8), host.job.Window(0, 8, 8, 8)]
+    windows = [host.prompts.Window(0, 0, 8, 8), host.prompts.Window(0, 8, 8, 8)]
     encodings = prompts.Encodings()
     made = prompts.WindowPrompts(seen, [[[(2, "a b")]]], 0.5, phase.size, prompts.Crop(0, 0, (8, 8), (8, 8)), None, encodings)
     made.prepare([1, 1], lambda step: windows, [False, False], object())

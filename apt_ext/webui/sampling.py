@@ -21,8 +21,9 @@ from apt_ext.core.windows import Window, draw_windows
 from apt_ext.options import Options
 from apt_ext.webui.denoiser import PhaseRun, fused_inside, window_corners
 from apt_ext.webui.family import crop_embedding, facts_of
+from apt_ext.webui.gathering import PromptRows, Schedules, Seen
 from apt_ext.webui.progress import Progress
-from apt_ext.webui.prompts import Crop, Encodings, PromptRows, Schedules, Seen, WindowPrompts
+from apt_ext.webui.prompts import Crop, Encodings, WindowPrompts
 from apt_ext.webui.resizing import resized, resized_conditioning
 from apt_ext.webui.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 from apt_ext.webui.settings import native_side

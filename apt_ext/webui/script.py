@@ -12,9 +12,11 @@ from modules.ui_components import InputAccordion
 from apt_ext.options import Options
 from apt_ext.webui import job
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.job_words import draw_words, show_drawn
 from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, replaced
 from apt_ext.webui.settings import default_values
 from apt_ext.webui.sizes import FACTOR
+from apt_ext.webui.state import job_of
 from apt_ext.webui.ui import build, component, paste_functions
 from apt_ext.webui.xyz import overrides_of
 
@@ -69,21 +71,21 @@ class APTScript(scripts.Script):
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """The pass begins: its sampler is ready."""
-        if job.job_of(p) is not None:
+        if job_of(p) is not None:
             job.install(p)
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         """Img2img's latents are finished; decode large ones in tiles."""
-        if job.job_of(p) is not None:
+        if job_of(p) is not None:
             ps.samples = job.decode_samples(p, ps.samples)
 
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
         """One of the pictures is finished, before masks and colours of the given picture are laid over it."""
-        job.draw_words(p, pp.image)
+        draw_words(p, pp.image)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """The job is over."""
-        job.show_drawn(p, processed)
+        show_drawn(p, processed)
         job.detach(p)
 
 

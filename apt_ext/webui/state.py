@@ -1,0 +1,51 @@
+"""What the adapter keeps on a processing object while its job runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from apt_ext.core.windows import Window
+from apt_ext.webui.gathering import Seen
+from apt_ext.webui.prompts import Encodings
+from apt_ext.webui.request import Request
+
+__all__ = ["NAME", "Job", "job_of"]
+
+NAME = "apt_job"
+
+
+@dataclass
+class Job:
+    """One run of `process_images`.
+
+    Attributes:
+        request: what the user asked for.
+        base: the first pass's latents, for the hires pass of one batch.
+        jobs: how many jobs of the host's bar the phases take.
+        seen: where the first pass saw the words of its prompts, for the hires pass of one batch.
+        encoded: conditioning of the windows' prompts.
+        labels: (batch, picture) -> the last phase's windows and what each keeps of the prompt.
+        drawn: finished pictures of these, with their infotexts.
+    """
+
+    request: Request
+    base: Tensor | None = None
+    jobs: int = 1
+    seen: Seen | None = None
+    encoded: Encodings = field(default_factory=Encodings)
+    labels: dict[tuple[int, int], tuple[list[Window], list[str]]] = field(default_factory=dict)
+    drawn: list[tuple[Image.Image, str]] = field(default_factory=list)
+
+    @property
+    def words(self) -> bool:
+        """Whether local windows get prompts of their own."""
+        return self.request.options.method == "accdiffusion" and self.request.options.words > 0
+
+
+def job_of(p: Any) -> Job | None:
+    """The job attached to a processing object."""
+    return p.__dict__.get(NAME)
