@@ -14,14 +14,9 @@ import torch
 
 import apt_ext
 
-__all__ = ["choose_device", "facts", "matmul_flops", "median_ratio", "wait"]
+__all__ = ["facts", "matmul_flops", "median_ratio", "wait"]
 
 PACKAGES = ("numpy", "einops", "k-diffusion", "diffusers", "transformers")
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is a CUDA device where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def _processor() -> str:

@@ -36,7 +36,7 @@ from apt_ext.demo.job import (
     seconds_per_view,
     show,
 )
-from apt_ext.demo.model import NATIVE, LeavesModel, alphas_cumprod, load_model
+from apt_ext.demo.model import NATIVE, LeavesModel, alphas_cumprod, choose_device, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.samplers import make_sigmas
@@ -51,17 +51,6 @@ LIMITS = (
 )
 DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "pebbles", 20, (1.5, 1.0)  # the extent in views, across and down
 FAMILIES = {"leaves": (NATIVE[0], FACTOR, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-        return device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
 
 
 def _text(job: Job) -> dict[str, str]:
@@ -150,7 +139,7 @@ def command_upscale(args: argparse.Namespace, output: Output) -> None:
     job = job_from(args, "photo")
     picture = load_picture(args.image)
     check_output(picture.rgb.size, job.scale)
-    model = load_model(device=_device(args.device))
+    model = load_model(device=choose_device(args.device))
     model.style_index(job.style)
     print(LIMITS, file=sys.stderr)
     _enlarge(args, output, model, from_picture(model, picture.rgb), job, Path(args.image).stem, picture.alpha)
@@ -158,7 +147,7 @@ def command_upscale(args: argparse.Namespace, output: Output) -> None:
 
 def command_generate(args: argparse.Namespace, output: Output) -> None:
     job = job_from(args, "autumn")
-    model = load_model(device=_device(args.device))
+    model = load_model(device=choose_device(args.device))
     print(LIMITS, file=sys.stderr)
     source = from_style(model, job)
     plan_job(model, source, job)
@@ -199,7 +188,7 @@ def command_demo(args: argparse.Namespace, output: Output) -> None:
         if args.shrink:
             picture = _shrink(picture)
     check_output(picture.rgb.size, job.scale)
-    model = load_model(device=_device(args.device))
+    model = load_model(device=choose_device(args.device))
     model.style_index(job.style)
     source = from_picture(model, picture.rgb)
     jobs = variants(job)
@@ -257,7 +246,7 @@ def command_samples(args: argparse.Namespace, output: Output) -> None:
     if not 1 <= args.count <= 64:
         raise ValueError(f"count {args.count} is out of range; use 1 to 64")
     job = Job(style="autumn", sampler="dpmpp_2m", schedule="karras", seed=args.seed, guidance=args.guidance)
-    model = load_model(device=_device(args.device))
+    model = load_model(device=choose_device(args.device))
     print(output.picture("samples", samples_sheet(model, job, args.count)))
 
 

@@ -20,7 +20,7 @@ from apt_ext.demo.blocks import channels_last
 from apt_ext.demo.samplers import k_external
 from apt_ext.demo.unet import MULTIPLE, UNet
 
-__all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "load_model"]
+__all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "choose_device", "load_model"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
 NATIVE = (16, 16)
@@ -96,6 +96,22 @@ class LeavesModel:
     def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
         """Run the encoder or the decoder over tiles, with one set of normalisation statistics for all of them."""
         return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a CUDA device where there is one.
+
+    Raises:
+        ValueError: where there is no such device, or nothing can be put on it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
 
 
 def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apt_ext.demo.model import WEIGHTS
+from apt_ext.demo.pictures import write_whole
 from bench.quality.bars import check_bars
 from bench.quality.page import write
 from bench.quality.pictures import open_model
@@ -61,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = summarise(tasks(""), args.count, args.work)
     summary["bars"] = check_bars(summary)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_suffix(".part")
-    part.write_text(json.dumps(summary, indent=1) + "\n")
-    part.replace(args.out)
+    write_whole(args.out, (json.dumps(summary, indent=1) + "\n").encode())
     write(args.out)
     print(f"{args.out}: {len(summary['rows'])} rows; {len(summary['missing'])} missing or with fewer than {args.count} pictures")
     for bar in summary["bars"]:

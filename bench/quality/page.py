@@ -76,10 +76,14 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
             lines.append(Line(f"shortcut {share:g}", _points(some, [row["options"]["gamma"] for row in some], "kernel_windows"), joined=True))
         made["gamma"] = draw("Scale-aware Scheduling at 2x, with matching", "gamma", distance, lines)
     for name, field, label in (("shortcut", "shortcut", "shortcut"), ("matching", "matching", "matching strength"), ("tolerance", "tolerance", "tolerance")):
-        rows = [row for row in _chosen(summary, scale=2, group=name) if "steps" not in row["name"]]
+        rows = _chosen(summary, scale=2, group=name)
+        rows = [row for row in rows if row["options"]["steps"] == rows[0]["options"]["steps"]]
         if len(rows) > 2:
-            kinds = {"": [row for row in rows if "no residual" not in row["name"]], ", no residual": [row for row in rows if "no residual" in row["name"]]}
-            lines = [Line(f"{label}{k}", _points(v, [row["options"][field] for row in v], "kernel_windows"), joined=True) for k, v in kinds.items() if v]
+            lines, residuals = [], sorted({row["options"]["residual"] for row in rows})
+            for residual in residuals:
+                some = [row for row in rows if row["options"]["residual"] == residual]
+                points = _points(some, [row["options"][field] for row in some], "kernel_windows")
+                lines.append(Line(label if len(residuals) == 1 else f"residual's exponent {residual:g}", points, joined=True))
             made[name] = draw(f"{label.capitalize()} at 2x", label, distance, lines)
     curves = [row for row in _chosen(summary, scale=2, group="methods") if row["name"].startswith("DemoFusion")]
     if curves:

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.machine import choose_device, facts
+from apt_ext.demo.model import choose_device
+from apt_ext.demo.pictures import write_whole
+from bench.machine import facts
 from bench.speed.bars import bars
 from bench.speed.embedded import embedded
 from bench.speed.gpu import gpu
@@ -77,9 +79,7 @@ def measure(out: Path, settings: Settings, device: torch.device, fresh: bool = F
         found = json.loads(json.dumps(jobs[name]()))
         results["sections"] = done = {key: {**done, name: found}[key] for key in jobs if key in done or key == name}
         results["bars"] = [{**bar._asdict(), "met": bar.met} for bar in bars(done)]
-        part = out.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=1) + "\n")
-        part.replace(out)
+        write_whole(out, (json.dumps(results, indent=1) + "\n").encode())
     return results
 
 
@@ -94,7 +94,11 @@ def main(arguments: list[str] | None = None, settings: Settings | None = None) -
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     given = parser.parse_args(arguments)
-    results = measure(given.out, settings or Settings(), choose_device(given.device), given.fresh)
+    try:
+        device = choose_device(given.device)
+    except ValueError as error:
+        parser.error(str(error))
+    results = measure(given.out, settings or Settings(), device, given.fresh)
     picture = given.out.with_suffix(".svg")
     picture.write_text(plot(results))
     given.out.with_suffix(".md").write_text(page(results, picture.name))
