@@ -18,7 +18,7 @@ from bench.quality.runner import make_tasks, results_of, run_chunk, run_tasks
 from bench.quality.settings import BASELINES, Setting, all_settings, key_of, reference_of
 from bench.quality.store import append, length, load
 from bench.quality.summary import MEASURES, resamples, summarise
-from bench.quality.tasks import Task, evaluations
+from bench.quality.tasks import Task, evaluations, plan_of
 
 SHORT = Options(steps=3, overlap=0.0)
 REFERENCE = Setting("DemoFusion as published", "methods", published(SHORT))
@@ -136,6 +136,21 @@ def test_guidance_counts_in_the_progress_and_not_in_the_evaluations(bench, tmp_p
     assert sum(told) == 2 * 2 * evaluations(task) == 2 * 2 * results_of(task, tmp_path)["evaluations"][0]
 
 
+def test_the_network_s_passes_are_counted_where_guidance_is_left_out_below_a_level(bench, tmp_path):
+    sigmas = plan_of(Task(Setting("guided", "guidance", SHORT, guidance=1.5), 2, "encoded", bench, 1)).sigmas
+    between = float(sigmas[-2] * 1.01)  # only the last step's noise is below it
+    passes = {}
+    for above in (0.0, between, 100.0):
+        task = Task(Setting("guided", "guidance", SHORT, guidance=1.5, guided_above=above), 2, "encoded", bench, 1)
+        run_chunk(task, [0], tmp_path)
+        found = results_of(task, tmp_path)
+        passes[above] = int(found["passes"][0])
+        assert found["evaluations"][0] == evaluations(task)
+    assert passes[0.0] == 2 * evaluations(task)
+    assert passes[100.0] == evaluations(task)
+    assert passes[100.0] < passes[between] < passes[0.0]
+
+
 def test_the_summary_has_every_row_with_intervals_and_verdicts(summary):
     assert {(row["name"], row["base"]) for row in summary["rows"]} == {(s.name, b) for s in ROWS for b in ("encoded", "generated")} - {
         ("truth, autoencoded", "generated"),
@@ -225,8 +240,14 @@ def test_a_key_is_made_of_what_changes_the_picture():
         return key_of(Setting("a", "b", options, **given), 2, "encoded", "m", 1)
 
     assert key(Options()) == key(Options(window_batch=3)) == key(Options(reanchor="off")) == key(Options(blur=1)) == key(Options(words=0.0))
-    others = {key(Options(tolerance=0.0)), key(Options(), sampler="dpmpp_2m"), key(Options(), how="whole"), key(Options(), guidance=1.5)}
-    assert len(others | {key(Options()), key(Options(matching=0.0))}) == 6
+    others = {
+        key(Options(), guidance=1.5, guided_above=1.0),
+        key(Options(tolerance=0.0)),
+        key(Options(), sampler="dpmpp_2m"),
+        key(Options(), how="whole"),
+        key(Options(), guidance=1.5),
+    }
+    assert len(others | {key(Options()), key(Options(matching=0.0))}) == 7
 
 
 def test_pictures_are_the_same_for_every_count_and_balanced_over_the_styles(bench, tmp_path):

@@ -187,6 +187,7 @@ BAD = [
     (["upscale", "x" * 300 + ".png"], "does not exist"),
     (["demo", "--no-apt"], "unrecognized arguments: --no-apt"),
     (["upscale", "{picture}", "--guidance", "inf"], "'inf' is not a finite number"),
+    (["upscale", "{picture}", "--guided-above", "-1"], "guided above -1.0 is out of range; use a noise level from 0 to 100"),
     (["upscale", "{picture}", "--sampler", "magic"], "sampler 'magic' does not exist; use one of euler"),
     (["upscale", "{picture}", "--sampler", "dpm_adaptive"], "sampler 'dpm_adaptive' chooses its own noise levels"),
     (["upscale", "{picture}", "--schedule", "magic"], "schedule 'magic' does not exist; use one of karras"),

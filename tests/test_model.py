@@ -46,6 +46,15 @@ def test_a_picture_comes_back_in_its_place(model, size):
     assert show(model, source, source.latent, 2.5).size == (round(size[0] * 2.5), round(size[1] * 2.5))
 
 
+def test_below_a_noise_level_guidance_is_left_out(model):
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    style = torch.tensor([0, 3])
+    for level, like in ((1.5, 3.0), (0.5, 1.0)):
+        sigma = torch.full((2,), level)
+        assert torch.equal(model.denoiser(3.0, above=1.0)(x, sigma, style=style), model.denoiser(like)(x, sigma, style=style))
+    assert not torch.equal(model.denoiser(3.0)(x, sigma, style=style), model.denoiser(1.0)(x, sigma, style=style))
+
+
 def test_enlarged_latents_decode_to_the_enlarged_picture(model):
     """Scale equivariance, without which every phase would start from a checkerboard."""
     for style in ("autumn", "pebbles"):

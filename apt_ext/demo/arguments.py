@@ -71,6 +71,9 @@ def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = 
     parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; {job.sampler}, or the preset's")
     parser.add_argument("--schedule", help=f"noise schedule, one of {', '.join(SCHEDULES)}; {job.schedule}, or the preset's")
     parser.add_argument("--guidance", type=_number, default=job.guidance, help="classifier-free guidance; %(default)s")
+    parser.add_argument(
+        "--guided-above", type=_number, default=job.guided_above, help="noise level below which guidance is left out, which halves the work there; %(default)s"
+    )
     parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
     parser.add_argument("--seed", type=int, default=job.seed, help="the same seed makes the same file; %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... ; 'auto' takes a GPU where there is one")
@@ -143,7 +146,7 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
         options = published(options)
     sampler, schedule = (preset.sampler, preset.schedule) if preset else (Job.sampler, Job.schedule)
-    return Job(args.scale, options, args.sampler or sampler, args.schedule or schedule, args.guidance, args.style or style, args.seed)
+    return Job(args.scale, options, args.sampler or sampler, args.schedule or schedule, args.guidance, args.style or style, args.seed, args.guided_above)
 
 
 def variants(job: Job) -> dict[str, Job]:

@@ -45,7 +45,7 @@ MAX_OUTPUT = 8192
 
 @dataclass(frozen=True)
 class Job:
-    """What is wanted, besides the picture. `scale` is the linear factor."""
+    """What is wanted, besides the picture. `scale` is the linear factor; guidance is left out below the noise level `guided_above`."""
 
     scale: float = 4.0
     options: Options = field(default_factory=Options)
@@ -54,6 +54,7 @@ class Job:
     guidance: float = 1.5
     style: str = "photo"
     seed: int = 1
+    guided_above: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.scale, (int, float)) and 1 < self.scale <= 16):
@@ -62,6 +63,8 @@ class Job:
             raise ValueError(f"seed {self.seed} is out of range; use 0 to {2**32 - 1}")
         if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 30):
             raise ValueError(f"guidance {self.guidance} is out of range; use 0 to 30")
+        if not (math.isfinite(self.guided_above) and 0 <= self.guided_above <= 100):
+            raise ValueError(f"guided above {self.guided_above} is out of range; use a noise level from 0 to 100")
         evaluations_per_step(self.sampler)
 
 
@@ -230,7 +233,7 @@ def run_job(
     try:
         with torch.no_grad():
             z = upscale(
-                model.denoiser(job.guidance),
+                model.denoiser(job.guidance, job.guided_above),
                 source.latent,
                 source.base,
                 phases,

@@ -68,12 +68,18 @@ class LeavesModel:
             raise ValueError(f"style {style!r} does not exist; use one of {', '.join(self.styles)} or none")
         return self.styles.index(style)
 
-    def denoiser(self, guidance: float) -> Denoiser:
-        """A k-diffusion denoiser with classifier-free guidance: x (B, C, H, W), sigma (B,), style (B,) -> (B, C, H, W)."""
+    def denoiser(self, guidance: float, above: float = 0.0) -> Denoiser:
+        """A k-diffusion denoiser with classifier-free guidance: x (B, C, H, W), sigma (B,), style (B,) -> (B, C, H, W).
+
+        Args:
+            guidance: 1 evaluates the style alone.
+            above: the noise level below which the style alone is evaluated, at half the cost. Guidance at low noise changes little
+                (Kynkaanniemi et al., "Applying guidance in a limited interval", NeurIPS 2024, section 3).
+        """
 
         def guided(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
             style = extra["style"]
-            if guidance == 1:
+            if guidance == 1 or (above > 0 and float(sigma[0]) < above):
                 return self._wrapped(x, sigma, style=style)
             none = torch.full_like(style, len(self.styles))
             with_style, without = self._wrapped(torch.cat([x, x]), torch.cat([sigma, sigma]), style=torch.cat([style, none])).chunk(2)

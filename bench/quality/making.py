@@ -58,27 +58,37 @@ def _sample(task: Task, bases: Bases, on_evaluations: Callable[[int], object]) -
     def on_views(views: int) -> None:
         on_evaluations(views * batch * passes(task) * area(plan.facts))
 
+    rows = 0
+
+    def on_rows(network: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal rows
+        rows += len(arguments[0])
+
     started = time.perf_counter()
-    latent = upscale(
-        model.denoiser(setting.guidance),
-        bases.latent,
-        bases.latent,
-        plan.phases,
-        setting.options,
-        plan.facts,
-        sampler=lambda number: make_sampler(setting.sampler, [_stream_seed(task.seed, n, 2 * number + 1) for n in bases.numbers]),
-        evaluations=evaluations_per_step(setting.sampler),
-        sigmas=plan.sigmas,
-        noise=lambda phase, shape: _noise(task.seed, bases.numbers, 2 * phase.number, shape),
-        seed=task.seed,
-        extra={"style": bases.style},
-        on_phase=on_phase,
-        on_step=on_step,
-        on_views=on_views,
-        on_finished=on_finished,
-    )
+    with model.unet.register_forward_pre_hook(on_rows):
+        latent = upscale(
+            model.denoiser(setting.guidance, setting.guided_above),
+            bases.latent,
+            bases.latent,
+            plan.phases,
+            setting.options,
+            plan.facts,
+            sampler=lambda number: make_sampler(setting.sampler, [_stream_seed(task.seed, n, 2 * number + 1) for n in bases.numbers]),
+            evaluations=evaluations_per_step(setting.sampler),
+            sigmas=plan.sigmas,
+            noise=lambda phase, shape: _noise(task.seed, bases.numbers, 2 * phase.number, shape),
+            seed=task.seed,
+            extra={"style": bases.style},
+            on_phase=on_phase,
+            on_step=on_step,
+            on_views=on_views,
+            on_finished=on_finished,
+        )
     seconds = time.perf_counter() - started
+    # Where there is guidance, the network's passes are another number than the evaluations of windows.
+    guided = {} if setting.guidance == 1 else {"passes": np.full(batch, rows // batch * area(plan.facts))}
     return {
+        **guided,
         "latent": latent.float().numpy(),
         "curve": torch.stack(curve, 1).float().numpy(),
         "curve_phase": np.tile(curve_phase, (batch, 1)),

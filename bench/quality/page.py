@@ -44,8 +44,16 @@ def _value(row: Row, name: str) -> str:
 
 
 def _group(rows: Sequence[Row]) -> str:
-    head = ["setting", "evaluations", *COLUMNS.values()]
-    return table(head, [[row["name"], row["evaluations"], *(_value(row, name) for name in COLUMNS)] for row in rows])
+    """A group's table. Where some of it is guided, the network's passes are shown beside the evaluations of windows."""
+    guided = any("passes" in row for row in rows)
+    head = ["setting", "evaluations", *(["network passes"] if guided else []), *COLUMNS.values()]
+    return table(
+        head,
+        [
+            [row["name"], row["evaluations"], *([row.get("passes", row["evaluations"])] if guided else []), *(_value(row, name) for name in COLUMNS)]
+            for row in rows
+        ],
+    )
 
 
 def _points(rows: Sequence[Row], x: Sequence[float], measure: str) -> list[tuple[float, float, float, float]]:

@@ -24,6 +24,7 @@ class Setting:
             others run nothing: "bicubic" decodes the enlarged base latent, "truth" is the autoencoded true picture, "render" the true
             picture itself.
         scales: the linear factors that it is measured at.
+        guided_above: the noise level below which guidance is left out.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Setting:
     schedule: str = "normal"
     how: str = "windows"
     scales: tuple[int, ...] = (2,)
+    guided_above: float = 0.0
 
 
 def content(setting: Setting) -> dict[str, Any]:
@@ -46,6 +48,8 @@ def content(setting: Setting) -> dict[str, Any]:
     if options["reanchor"] == "auto":
         options["reanchor"] = "on" if options["matching"] == 0 and options["method"] != "multidiffusion" else "off"
     options = {name: float(value) if isinstance(value, (int, float)) else value for name, value in options.items()}
+    if setting.guided_above:
+        options["guided_above"] = setting.guided_above
     return {"how": setting.how, "sampler": setting.sampler, "guidance": float(setting.guidance), "schedule": setting.schedule, **options}
 
 
@@ -154,7 +158,8 @@ def _samplers() -> list[Setting]:
 
 def _guidance() -> list[Setting]:
     methods = {"DemoFusion": FULL, "APT": APT}
-    return [Setting(f"{name}, guidance {g:g}", "guidance", options, guidance=g) for name, options in methods.items() for g in (1.0, 1.5)]
+    rows = [Setting(f"{name}, guidance {g:g}", "guidance", options, guidance=g) for name, options in methods.items() for g in (1.0, 1.5, 3.0)]
+    return [*rows, *(Setting(f"APT, guidance 3 above {level:g}", "guidance", APT, guidance=3.0, guided_above=level) for level in (0.3, 1.0, 2.0))]
 
 
 def _presets() -> list[Setting]:

@@ -173,8 +173,11 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
             "evaluations": int(found["evaluations"][0]),
             "seconds": round(float(found["seconds"].mean()), 4),
         }
+        if "passes" in found:
+            row["passes"] = int(found["passes"][0])
         if task.sampled:
-            row |= {"sampler": setting.sampler, "schedule": setting.schedule, "guidance": setting.guidance, "options": dataclasses.asdict(setting.options)}
+            how = {name: getattr(setting, name) for name in ("sampler", "schedule", "guidance", "guided_above")}
+            row |= {**how, "options": dataclasses.asdict(setting.options)}
         weights = resamples(pictures)
         row["measures"] = {name: _interval(statistic(weights)) for name, statistic in mine.items()}
         against = dataclasses.replace(task, setting=reference_of(setting))

@@ -76,5 +76,5 @@ def most_pictures(task: Task) -> int:
 
 
 def passes(task: Task) -> int:
-    """Model evaluations of a window: guidance takes two."""
+    """Model evaluations of a window at most: guidance takes two."""
     return 1 if task.setting.guidance == 1 else 2
