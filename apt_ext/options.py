@@ -68,9 +68,9 @@ class Options:
         0.0, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
     )
     phases: str = setting(
-        "progressive",
+        "double",
         "Phases",
-        "the picture x 2, x 3, ... ('progressive'), by factors of at most 2 ('double'), at once ('direct'), or ratios to the base such as 1.5,2,4",
+        "the picture by factors of at most 2 ('double'), x 2, x 3, ... ('progressive'), at once ('direct'), or ratios to the base such as 1.5,2,4",
     )
     reanchor: str = setting(
         "auto", "Re-anchoring", "DemoFusion's correction at the end of a phase; 'auto': where matching is off", choices=("auto", "on", "off")

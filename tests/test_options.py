@@ -61,7 +61,8 @@ def test_the_embedded_model_has_defaults_of_its_own_and_other_models_have_the_me
     assert options("upscale x.png --no-apt") == (1.0, "progressive")
     assert options("upscale x.png --no-apt --method multidiffusion") == (0.4, "double")
     assert options("plan 64x64") == (0.4, "double")
-    assert options("plan 1024x1024 --model sdxl") == (0.6, "progressive")
+    assert options("plan 1024x1024 --model sdxl") == (0.6, "double")
+    assert options("plan 1024x1024 --model sdxl --no-apt") == (1.0, "progressive")
 
 
 def test_no_apt_turns_off_all_three_parts():

@@ -114,7 +114,7 @@ def test_outside_a_mask_every_phase_starts_from_the_given_picture(host, picture,
     monkeypatch.setattr(kind, "sample_img2img", lambda self, p, x, *rest, **more: starts.append(x.clone()) or sample(self, p, x, *rest, **more))
     mask = Image.new("L", (192, 192), 0)
     mask.paste(255, (96, 0, 192, 192))
-    p = host.picture_job(ON, init_images=[picture], image_mask=mask, width=192, height=192)
+    p = host.picture_job(ON | {"phases": "progressive"}, init_images=[picture], image_mask=mask, width=192, height=192)
     host.run(p)
     assert [tuple(x.shape[-2:]) for x in starts] == [(16, 16), (24, 24)]
     for x in starts:
@@ -127,7 +127,7 @@ def test_outside_a_mask_every_phase_starts_from_the_given_picture(host, picture,
 def test_every_phase_draws_noise_of_its_own_size(host, monkeypatch):
     drawn, following = [], host.rng.ImageRNG.next
     monkeypatch.setattr(host.rng.ImageRNG, "next", lambda self: drawn.append(self.shape[-2:]) or following(self))
-    assert host.run(host.text_job(ON, hr_scale=3.0, sampler_name="euler_ancestral", steps=4))[0].size == (192, 192)
+    assert host.run(host.text_job(ON | {"phases": "progressive"}, hr_scale=3.0, sampler_name="euler_ancestral", steps=4))[0].size == (192, 192)
     phases = [size for size in drawn if size != (8, 8)][1:]
     assert phases == [(16, 16)] * 4 + [(24, 24)] * 4, "the start, and every step but the last"
 

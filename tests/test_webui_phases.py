@@ -20,7 +20,7 @@ def test_progress_only_grows_and_ends_full(host, job_of_kind, kind, n_iter):
         texts.append(state.textinfo)
 
     host.model.on_call = on_call
-    host.run(job_of_kind(kind, {"window_batch": 2}, n_iter=n_iter, steps=6, **scaled))
+    host.run(job_of_kind(kind, {"window_batch": 2, "phases": "progressive"}, n_iter=n_iter, steps=6, **scaled))
     assert seen == sorted(seen)
     assert 0.85 < seen[-1] <= 1
     assert len(set(seen)) > 5

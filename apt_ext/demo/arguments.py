@@ -18,8 +18,8 @@ __all__ = ["job_from", "make_parser"]
 
 APT_SETTINGS = ("matching", "gamma", "shortcut")
 
-# The embedded model knows little, so each phase that starts high in the noise loses some of the picture: fewer phases, a lower start.
-EMBEDDED: dict[str, Any] = {"shortcut": 0.4, "phases": "double"}
+EMBEDDED: dict[str, Any] = {"shortcut": 0.4}  # the embedded model knows little: what starts high in the noise loses some of the picture
+PUBLISHED: dict[str, Any] = {"phases": "progressive"}  # DemoFusion's and AccDiffusion's own
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,7 +138,8 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
     preset = None if getattr(args, "preset", None) is None else preset_named(args.preset)
     if preset is not None and not apt:
         raise ValueError(f"--no-apt and --preset {args.preset} contradict each other; leave one of them out")
-    usual = preset.options if preset else EMBEDDED if own and (apt or given.get("method") == "multidiffusion") else {}
+    keeps_start = apt or given.get("method") == "multidiffusion"
+    usual = preset.options if preset else (EMBEDDED if own else {}) if keeps_start else PUBLISHED
     options = Options(**{**usual, **given})
     if not apt:
         clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]

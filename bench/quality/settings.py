@@ -66,9 +66,11 @@ TRUTH = Setting("truth, autoencoded", "baselines", how="truth", scales=ALL_SCALE
 RENDER = Setting("truth, as rendered", "baselines", how="render", scales=ALL_SCALES)
 BASELINES = (TRUTH, RENDER, Setting("bicubic latent", "baselines", how="bicubic", scales=ALL_SCALES))
 
-FULL = Options(matching=0.0, shortcut=1.0)  # the method's defaults without any part of APT, over the whole schedule
+# What the single settings are measured on: DemoFusion's phases and windows, whatever this project's own defaults are.
+GROUND = Options(phases="progressive", overlap=0.5, jitter=1.0, tolerance=0.005)
+FULL = replace(GROUND, matching=0.0, shortcut=1.0)  # without any part of APT, over the whole schedule
 MATCHED = replace(FULL, matching=1.0)
-APT = Options()  # matching and shortcut 0.6
+APT = replace(GROUND, matching=1.0, shortcut=0.6)
 
 
 def _of_preset(preset: str, group: str, name: str, scales: tuple[int, ...], **changes: Any) -> Setting:
@@ -87,10 +89,10 @@ def _methods() -> list[Setting]:
         "+ matching, shortcut": ({"matching": 1.0, "shortcut": 0.6}, (2, 3, 4)),
     }
     bases = {
-        "MultiDiffusion": Setting("", "methods", published(Options(method="multidiffusion"))),
-        "DemoFusion": Setting("", "methods", published(Options(method="demofusion"))),
-        "AccDiffusion": Setting("", "methods", published(Options(method="accdiffusion"))),
-        "plain img2img": Setting("", "methods", published(Options(method="multidiffusion", phases="direct")), how="whole"),
+        "MultiDiffusion": Setting("", "methods", published(replace(GROUND, method="multidiffusion"))),
+        "DemoFusion": Setting("", "methods", published(replace(GROUND, method="demofusion"))),
+        "AccDiffusion": Setting("", "methods", published(replace(GROUND, method="accdiffusion"))),
+        "plain img2img": Setting("", "methods", published(replace(GROUND, method="multidiffusion", phases="direct")), how="whole"),
     }
     return [
         replace(base, name=f"{name} {variant}", options=replace(base.options, **changes), scales=(2,) if base.how == "whole" else scales)
@@ -165,7 +167,7 @@ def _guidance() -> list[Setting]:
 def _presets() -> list[Setting]:
     return [
         Setting("DemoFusion as published", "presets", DEMOFUSION, scales=(2, 3, 4)),
-        Setting("MultiDiffusion", "presets", published(Options(method="multidiffusion", steps=50)), scales=ALL_SCALES),
+        Setting("MultiDiffusion", "presets", published(replace(GROUND, method="multidiffusion", steps=50)), scales=ALL_SCALES),
         *(_of_preset(name, "presets", name, ALL_SCALES) for name in PRESETS),
     ]
 
