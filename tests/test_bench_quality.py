@@ -13,6 +13,7 @@ from apt_ext.options import Options, published
 from bench.quality.bars import BARS, check_bars
 from bench.quality.making import make
 from bench.quality.measuring import measure
+from bench.quality.page import page
 from bench.quality.pictures import keep, load_bases, open_model, true_pictures
 from bench.quality.runner import make_tasks, results_of, run_chunk, run_tasks
 from bench.quality.settings import BASELINES, Setting, all_settings, key_of, reference_of
@@ -26,7 +27,7 @@ ROWS = (
     *BASELINES,
     REFERENCE,
     Setting("APT", "methods", SHORT),
-    Setting("plain", "methods", published(Options(method="multidiffusion", phases="direct", steps=3)), how="whole"),
+    Setting("plain", "methods", published(Options(method="multidiffusion", phases="direct", steps=3)), how="whole", beside="APT"),
     Setting("the same again", "samplers", replace(SHORT, window_batch=5)),
 )
 
@@ -171,6 +172,17 @@ def test_the_summary_has_every_row_with_intervals_and_verdicts(summary):
     assert row_named(summary, "the same again")["measures"] == row["measures"]
 
 
+def test_a_row_s_own_question_is_answered_by_paired_differences(summary, tasks, work):
+    beside = row_named(summary, "plain")["beside"]
+    assert (beside["name"], beside["pictures"]) == ("APT", 4)
+    per_picture = [
+        results_of(next(task for task in tasks if task.setting.name == name and task.base == "encoded"), work)["agreement"] for name in ("plain", "APT")
+    ]
+    assert beside["differences"]["agreement"]["mean"] == pytest.approx(float((per_picture[0] - per_picture[1]).mean()), abs=1e-4)
+    assert "beside" not in row_named(summary, "APT")
+    assert "| plain | APT | 4 |" in page({**summary, "bars": []}, [])
+
+
 def test_the_truth_scores_as_the_truth(summary):
     truth, bicubic = row_named(summary, "truth, autoencoded")["measures"], row_named(summary, "bicubic latent")["measures"]
     for name in ("spectrum_below", "spectrum_above", "repetition", "monotonicity"):
@@ -233,6 +245,9 @@ def test_the_grid_has_every_group_once_and_no_name_twice():
     for setting in rows:
         reference = reference_of(setting)
         assert any((s.group, s.name) == (reference.group, "DemoFusion as published") and s.options == reference.options for s in rows)
+        beside = [other for other in rows if (other.group, other.name) == (setting.group, setting.beside)]
+        assert len(beside) == bool(setting.beside)
+        assert all(set(setting.scales) <= set(other.scales) for other in beside)
 
 
 def test_a_key_is_made_of_what_changes_the_picture():

@@ -28,9 +28,12 @@ COLUMNS = {
     "shift_mean": "sub-grid mean",
     "shift_std": "sub-grid std",
 }
+ANSWERS = ("kernel_windows", "kernel_whole", "agreement", "structure", "spectrum_above", "seams", "repetition")
 LEGEND = (
     "Values are means over the pictures; the kernel distance of windows has its 95 % interval. ▲ better, ▼ worse than DemoFusion as published with "
-    "as many steps (in *presets* its own 50, elsewhere 30), = not told apart: the paired interval decides. No mark: nothing to compare with."
+    "as many steps (in *presets* its own 50, elsewhere 30), = not told apart: the paired interval decides. No mark: nothing to compare with. "
+    "A second table holds paired differences from the row that a group's question asks about, with 95 % intervals; of what is best at a value, those of the "
+    "distance to it."
 )
 
 
@@ -54,6 +57,23 @@ def _group(rows: Sequence[Row]) -> str:
             for row in rows
         ],
     )
+
+
+def _beside(rows: Sequence[Row]) -> str:
+    """The group's own question: each row's paired difference from the row that it is to be compared with."""
+    found = [row for row in rows if "beside" in row]
+    if not found:
+        return ""
+
+    def cell(row: Row, name: str) -> str:
+        of = row["beside"]["differences"][name]
+        if of["mean"] is None:
+            return "-"
+        extent = "" if of["low"] is None else f" ({of['low']:+.2f} to {of['high']:+.2f})"
+        return f"{of['mean']:+.2f}{extent}{MARKS[of['verdict']]}"
+
+    head = ["setting", "minus", "pictures", *(COLUMNS[name] for name in ANSWERS)]
+    return "\n\n" + table(head, [[row["name"], row["beside"]["name"], row["beside"]["pictures"], *(cell(row, name) for name in ANSWERS)] for row in found])
 
 
 def _points(rows: Sequence[Row], x: Sequence[float], measure: str) -> list[tuple[float, float, float, float]]:
@@ -118,7 +138,7 @@ def page(summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
     grouped: dict[str, list[Row]] = {}
     for row in summary["rows"]:
         grouped.setdefault(f"{place(row)}, {row['pictures']} pictures", []).append(row)
-    parts += [f"## {title}\n\n{_group(rows)}" for title, rows in grouped.items()]
+    parts += [f"## {title}\n\n{_group(rows)}{_beside(rows)}" for title, rows in grouped.items()]
     parts += ["## Bars", table(["bar", "met", "found"], [[bar["bar"], "yes" if bar["met"] else "NO", bar["found"]] for bar in summary["bars"]])]
     missing: dict[str, list[str]] = {}
     for what in summary["missing"]:

@@ -25,6 +25,7 @@ class Setting:
             picture itself.
         scales: the linear factors that it is measured at.
         guided_above: the noise level below which guidance is left out.
+        beside: the row of its group that the group's question compares it with. Every row is compared with DemoFusion as well.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Setting:
     how: str = "windows"
     scales: tuple[int, ...] = (2,)
     guided_above: float = 0.0
+    beside: str = ""
 
 
 def content(setting: Setting) -> dict[str, Any]:
@@ -95,7 +97,13 @@ def _methods() -> list[Setting]:
         "plain img2img": Setting("", "methods", published(replace(GROUND, method="multidiffusion", phases="direct")), how="whole"),
     }
     return [
-        replace(base, name=f"{name} {variant}", options=replace(base.options, **changes), scales=(2,) if base.how == "whole" else scales)
+        replace(
+            base,
+            name=f"{name} {variant}",
+            options=replace(base.options, **changes),
+            scales=(2,) if base.how == "whole" else scales,
+            beside=f"{name} as published",
+        )
         for name, base in bases.items()
         for variant, (changes, scales) in variants.items()
     ]
@@ -103,65 +111,72 @@ def _methods() -> list[Setting]:
 
 def _anchoring() -> list[Setting]:
     cases = {"neither": (0.0, "off"), "matching": (1.0, "off"), "re-anchoring": (0.0, "on"), "both": (1.0, "on")}
-    return [Setting(name, "anchoring", replace(FULL, matching=matching, reanchor=reanchor)) for name, (matching, reanchor) in cases.items()]
+    return [Setting(name, "anchoring", replace(FULL, matching=matching, reanchor=reanchor), beside="neither") for name, (matching, reanchor) in cases.items()]
 
 
 def _shortcut() -> list[Setting]:
     # An exponent of 100 lets the residual's weight vanish within the first steps.
     residuals = {"": 3.0, ", no residual": 100.0}
     rows = [
-        Setting(f"shortcut {share:g}{text}", "shortcut", replace(MATCHED, shortcut=share, residual=residual))
+        Setting(f"shortcut {share:g}{text}", "shortcut", replace(MATCHED, shortcut=share, residual=residual), beside="shortcut 1")
         for share in (1.0, 0.8, 0.6, 0.4)
         for text, residual in residuals.items()
     ]
-    return [*rows, Setting("18 steps, shortcut 1", "shortcut", replace(MATCHED, steps=18))]
+    return [*rows, Setting("18 steps, shortcut 1", "shortcut", replace(MATCHED, steps=18), beside="shortcut 1")]
 
 
 def _gamma() -> list[Setting]:
     return [
-        Setting(f"gamma {gamma}, shortcut {share:g}", "gamma", replace(MATCHED, gamma=gamma, shortcut=share))
+        Setting(f"gamma {gamma}, shortcut {share:g}", "gamma", replace(MATCHED, gamma=gamma, shortcut=share), beside=f"gamma 0.0, shortcut {share:g}")
         for share in (0.6, 1.0)
         for gamma in (-0.5, -0.25, 0.0, 0.25, 0.5, "auto")
     ]
 
 
 def _matching() -> list[Setting]:
-    return [Setting(f"matching {strength:g}", "matching", replace(APT, matching=strength)) for strength in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return [Setting(f"matching {strength:g}", "matching", replace(APT, matching=strength), beside="matching 0") for strength in (0.0, 0.25, 0.5, 0.75, 1.0)]
 
 
 def _windows() -> list[Setting]:
+    usual = "overlap 0.5, inside, jitter 1"
     rows = [
-        Setting(f"overlap {overlap:g}, {border}, jitter {jitter:g}", "windows", replace(APT, overlap=overlap, border=border, jitter=jitter))
+        Setting(f"overlap {overlap:g}, {border}, jitter {jitter:g}", "windows", replace(APT, overlap=overlap, border=border, jitter=jitter), beside=usual)
         for overlap in (0.0, 0.125, 0.25, 0.5)
         for border in ("inside", "over")
         for jitter in (0.0, 1.0)
     ]
-    return [*rows, *(Setting(f"feather {feather:g}", "windows", replace(APT, feather=feather)) for feather in (0.0, 0.5))]
+    return [*rows, *(Setting(f"feather {feather:g}", "windows", replace(APT, feather=feather), beside=usual) for feather in (0.0, 0.5))]
 
 
 def _tolerance() -> list[Setting]:
-    return [Setting(f"tolerance {value:g}", "tolerance", replace(APT, tolerance=value)) for value in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2)]
+    return [Setting(f"tolerance {value:g}", "tolerance", replace(APT, tolerance=value), beside="tolerance 0") for value in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2)]
 
 
 def _dilated_every() -> list[Setting]:
-    return [Setting(f"every {every}", "dilated every", replace(APT, dilated_every=every)) for every in (1, 2, 3, 4)]
+    return [Setting(f"every {every}", "dilated every", replace(APT, dilated_every=every), beside="every 1") for every in (1, 2, 3, 4)]
 
 
 def _phases() -> list[Setting]:
     policies = ("progressive", "double", "direct")
     rows = [_of_preset("Quality", "phases", f"Quality preset, {policy}", (4,), phases=policy) for policy in policies]
-    return rows + [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4)) for policy in policies]
+    rows = [replace(row, beside="Quality preset, progressive") for row in rows]
+    return rows + [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4), beside="progressive") for policy in policies]
 
 
 def _samplers() -> list[Setting]:
     runs = (("euler", 30), ("dpmpp_2m", 30), ("dpmpp_2m", 20), ("dpmpp_2m", 15), ("dpmpp_2m", 12))
-    return [Setting(f"{sampler}, {steps} steps", "samplers", replace(APT, steps=steps), sampler) for sampler, steps in runs]
+    return [Setting(f"{sampler}, {steps} steps", "samplers", replace(APT, steps=steps), sampler, beside="euler, 30 steps") for sampler, steps in runs]
 
 
 def _guidance() -> list[Setting]:
     methods = {"DemoFusion": FULL, "APT": APT}
-    rows = [Setting(f"{name}, guidance {g:g}", "guidance", options, guidance=g) for name, options in methods.items() for g in (1.0, 1.5, 3.0)]
-    return [*rows, *(Setting(f"APT, guidance 3 above {level:g}", "guidance", APT, guidance=3.0, guided_above=level) for level in (0.3, 1.0, 2.0))]
+    rows = [
+        Setting(f"{name}, guidance {g:g}", "guidance", options, guidance=g, beside=f"{name}, guidance 1")
+        for name, options in methods.items()
+        for g in (1.0, 1.5, 3.0)
+    ]
+    levels = (0.3, 1.0, 2.0)
+    return rows + [Setting(f"APT, guidance 3 above {level:g}", "guidance", APT, guidance=3.0, guided_above=level, beside="APT, guidance 3") for level in levels]
 
 
 def _presets() -> list[Setting]:

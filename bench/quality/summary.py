@@ -1,4 +1,5 @@
-"""From per-picture values to the summary: means with bootstrap intervals, and every row against DemoFusion as published."""
+"""From per-picture values to the summary: means with bootstrap intervals, and every row against DemoFusion as published and against
+the row of its group that the group's question compares it with."""
 
 from __future__ import annotations
 
@@ -155,6 +156,21 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
             return None
         return _statistics(found, truth, reference, paired)
 
+    def compared(task: Task, other: Task) -> dict[str, Any] | None:
+        """A task's paired differences from another's, where both are measured and are not the same."""
+        by_key.setdefault(other.key, other)
+        ours, theirs, mine, its = results(task), results(other), statistics(task.key), statistics(other.key)
+        if ours is None or theirs is None or mine is None or its is None or other.key == task.key:
+            return None
+        shared = resamples(min(len(ours["agreement"]), len(theirs["agreement"])))
+        return {
+            "group": other.setting.group,
+            "name": other.setting.name,
+            "pictures": shared.shape[1],
+            "evaluations": int(theirs["evaluations"][0]),
+            "differences": {name: _difference(measure, mine[name](shared), its[name](shared)) for name, measure in MEASURES.items()},
+        }
+
     def row_of(task: Task) -> dict[str, Any] | None:
         found, mine = results(task), statistics(task.key)
         if found is None or mine is None:
@@ -180,24 +196,16 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
             row |= {**how, "options": dataclasses.asdict(setting.options)}
         weights = resamples(pictures)
         row["measures"] = {name: _interval(statistic(weights)) for name, statistic in mine.items()}
-        against = dataclasses.replace(task, setting=reference_of(setting))
-        by_key.setdefault(against.key, against)
-        other, theirs = results(against), statistics(against.key)
-        if other is not None and theirs is not None and against.key != task.key:
-            shared = resamples(min(pictures, len(other["agreement"])))
-            differences = {name: _difference(measure, mine[name](shared), theirs[name](shared)) for name, measure in MEASURES.items()}
-            row["against"] = {
-                "group": against.setting.group,
-                "name": against.setting.name,
-                "pictures": shared.shape[1],
-                "evaluations": int(other["evaluations"][0]),
-                "differences": differences,
-            }
+        for name, other in (("against", reference_of(setting)), ("beside", rows_by_name.get((setting.group, setting.beside)))):
+            differences = other and compared(task, dataclasses.replace(task, setting=other))
+            if differences:
+                row[name] = differences
         if task.sampled:
             row["curve"] = _curve(found)
         return row
 
     by_key = {task.key: task for task in tasks}
+    rows_by_name = {(task.setting.group, task.setting.name): task.setting for task in tasks}
     rows, missing = [], []
     for task in tasks:
         found, row = results(task), None if task.base == "reference" else row_of(task)
