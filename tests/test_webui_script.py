@@ -1,5 +1,7 @@
 """The ways into a job besides the accordion: the dropdown entry, the plot, and the plan that promises what a job will do."""
 
+from types import SimpleNamespace
+
 import pytest
 from PIL import Image
 
@@ -57,6 +59,43 @@ def test_the_plot_s_axes_replace_settings_and_the_switch(host):
     p.apt_axis_enabled = False
     host.run(p)
     assert "APT method" not in p.extra_generation_params
+
+
+@pytest.fixture
+def axes(host, monkeypatch):
+    """The plot's axes by label, as the host's script would hold them."""
+
+    class AxisOption:
+        def __init__(self, label, type, apply, **more):
+            self.label, self.apply, self.more = label, apply, more
+
+    plot = SimpleNamespace(axis_options=[], AxisOption=AxisOption)
+    data = SimpleNamespace(module=plot, script_class=type("Script", (), {"__module__": "xyz_grid.py"}))
+    monkeypatch.setattr(host.scripts, "scripts_data", [data])
+    for _ in range(2):  # a page reload asks again
+        host.adapter("xyz").add_axes()
+    assert len({option.label for option in plot.axis_options}) == len(plot.axis_options) > 5
+    return {option.label.removeprefix("[APT] "): option for option in plot.axis_options}
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before_it(host, job_of_kind, axes, kind):
+    p = job_of_kind(kind)
+    axes["Preset"].apply(p, "Fast", ["Fast"])
+    axes["Window overlap"].apply(p, 0.125, [0.125])
+    assert axes["Preset"].more["choices"]() == ["Fast", "Balanced", "Quality"]
+    host.run(p)
+    assert (p.extra_generation_params["APT phases"], p.extra_generation_params["APT overlap"]) == ("direct", 0.125)
+    assert p.denoising_strength == 0.6
+    assert (p.hr_second_pass_steps if kind == "text" else p.steps) == (15 if kind == "text" else 25)
+
+
+def test_an_unknown_preset_on_an_axis_is_refused(host, axes):
+    p = host.text_job(ON)
+    axes["Preset"].apply(p, "Magic", ["Magic"])
+    with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Fast, Balanced, Quality"):
+        host.run(p)
+    assert not host.model.calls
 
 
 def test_an_ordinary_picture_beside_apt_s_does_not_inherit_its_infotext(host):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apt_ext.core.schedule import shortcut_start
-from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
+from apt_ext.options import PHASE_POLICIES, PRESETS, Options, preset_options, settings
 
 __all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "Request", "defaults", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
 
@@ -209,5 +209,13 @@ def infotext(request: Request) -> dict[str, Any]:
 
 
 def replaced(request: Request, fields: Mapping[str, Any]) -> Request:
-    """A request with some fields of its options replaced, as the XYZ plot does."""
-    return dataclasses.replace(request, options=dataclasses.replace(request.options, **{name: _whole(name, value) for name, value in fields.items()}))
+    """A request with some fields of its options replaced, as the XYZ plot does. Under "preset" a preset's fields are, before the others.
+
+    Raises:
+        ValueError: for a preset that does not exist or a value that cannot be used.
+    """
+    given = dict(fields)
+    if preset := given.pop("preset", None):
+        whole = preset_options(preset)[0]
+        given = {name: getattr(whole, name) for name in _OPTION_NAMES if name != "window_batch"} | given
+    return dataclasses.replace(request, options=dataclasses.replace(request.options, **{name: _whole(name, value) for name, value in given.items()}))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import scripts
+from modules import processing, scripts
 
-from apt_ext.options import METHODS, PHASE_POLICIES
+from apt_ext.options import METHODS, PHASE_POLICIES, PRESETS
+from apt_ext.webui.request import preset_host_values
 
 __all__ = ["add_axes", "overrides_of"]
 
@@ -26,6 +27,19 @@ def _number_or_auto(text: str) -> float | str:
     return "auto" if str(text).strip().lower() == "auto" else float(text)
 
 
+def _apply_preset(p: Any, value: Any, values: Any) -> None:
+    """A preset with what it wants of the host's own fields, as on the page; a name that does not exist is refused with the job."""
+    setattr(p, f"{PREFIX}preset", value)
+    wanted = preset_host_values().get(value)
+    if wanted is None:
+        return
+    p.denoising_strength = wanted["denoising"]
+    if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
+        p.hr_second_pass_steps = wanted["hires_steps"]
+    else:
+        p.steps = wanted["steps"]
+
+
 def add_axes() -> None:
     """Add the axes to the plot, once; a page reload calls this again."""
     module = next((data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py"), None)
@@ -41,6 +55,7 @@ def add_axes() -> None:
     module.axis_options.extend(
         [
             axis("On", _boolean, "enabled", choices=lambda: ["True", "False"]),
+            module.AxisOption("[APT] Preset", str, _apply_preset, choices=lambda: list(PRESETS)),
             axis("Method", str, "method", choices=lambda: list(METHODS)),
             axis("Phases", str, "phases", choices=lambda: list(PHASE_POLICIES)),
             axis("Statistical matching", float, "matching"),
