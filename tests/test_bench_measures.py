@@ -8,7 +8,7 @@ import torch
 from apt_ext.core.upscale import enlarge
 from apt_ext.core.windows import draw_windows
 from bench.quality import measures
-from bench.quality.kernel import KernelBlocks, features, kernel_blocks, kernel_distance, whitening
+from bench.quality.kernel import features, kernel_distance, kernel_pairs, whitening
 
 
 def noise(*shape, seed=0):
@@ -59,72 +59,73 @@ def picture_features(n, k, seed, mean=0.0):
     return noise(n, 1, 8, seed=seed) + 0.3 * noise(n, k, 8, seed=seed + 1) + mean
 
 
-def distance(x, y):
-    """Of pictures of one kind."""
-    return float(kernel_distance(kernel_blocks(x, y, torch.zeros(len(y))), torch.ones(1, len(x)), torch.zeros(len(x))))
+def distance(x, true, fitted_to):
+    return kernel_distance(kernel_pairs(x, true, whitening(fitted_to.flatten(0, 1))), torch.ones(1, len(x)))
+
+
+OTHERS = picture_features(240, 4, 77)
 
 
 def test_kernel_distance_tells_distributions_apart():
-    def same(n):
-        return [distance(picture_features(24, 4, 10 * seed), picture_features(n, 4, 10 * seed + 5)) for seed in range(12)]
+    same = torch.cat([distance(picture_features(24, 4, 10 * seed), picture_features(24, 4, 10 * seed + 5), OTHERS) for seed in range(40)])
+    other = distance(picture_features(24, 4, 0), picture_features(24, 4, 5, mean=1.0), OTHERS)
+    assert float(other) > 5 * float(same.max())
+    assert abs(float(same.mean())) < 3 * float(same.std()) / math.sqrt(40), "it is unbiased, so also below zero"
 
-    few, many = same(24), same(240)
-    other = distance(picture_features(24, 4, 0), picture_features(240, 4, 5, mean=1.0))
-    assert other > 2 * max(few)
-    assert other > 10 * max(map(abs, many))
-    # The whitening is fitted to the reference, which makes all else look a little farther away, and less so the more of it there is.
-    assert abs(sum(many)) < sum(few) / 4
-    assert min(many) < 0  # but for that, the estimate is unbiased
+
+def test_content_that_a_result_shares_with_its_truth_cancels():
+    """Neither a bias, although a result is like its own truth, nor the noise of which scenes happen to be in which of two samples."""
+    paired, apart = [], []
+    for seed in range(40):
+        true, further = picture_features(24, 4, 10 * seed), picture_features(24, 4, 10 * seed + 5)
+        made = true + 0.1 * noise(24, 4, 8, seed=10 * seed + 7)
+        paired.append(distance(made, true, OTHERS))
+        apart.append(distance(made, further, OTHERS))
+    paired, apart = torch.cat(paired), torch.cat(apart)
+    assert float(paired.std()) < float(apart.std()) / 3
+    assert abs(float(paired.mean())) < 3 * float(apart.std()) / math.sqrt(40)
+    assert float(distance(true, true, OTHERS)) == 0
 
 
 def test_kernel_distance_against_the_definition():
-    x, y = picture_features(4, 2, 0), picture_features(5, 8, 3)
-    a, b = (whitening(y.flatten(0, 1))(t) for t in (x, y))
+    x, y, others = picture_features(4, 2, 0), picture_features(4, 8, 3), picture_features(10, 4, 6)
+    a, b = (whitening(others.flatten(0, 1))(t) for t in (x, y))
     assert a.shape[-1] == 5
 
     def between(p, q):
         """Mean kernel between the windows of two pictures."""
         return sum(float((v @ w / 5 + 1) ** 3) for v in p for w in q) / (len(p) * len(q))
 
-    own = sum(between(a[i], a[j]) for i in range(4) for j in range(4) if i != j) / 12
-    reference = sum(between(b[i], b[j]) for i in range(5) for j in range(5) if i != j) / 20
-    cross = sum(between(p, q) for p in a for q in b) / 20
-    assert distance(x, y) == pytest.approx(100 * (own + reference - 2 * cross), rel=1e-9)
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    own, true, cross = (sum(between(p[i], q[j]) for i, j in pairs) / len(pairs) for p, q in ((a, a), (b, b), (a, b)))
+    assert float(distance(x, y, others)) == pytest.approx(100 * (own + true - 2 * cross), rel=1e-9)
 
 
 def test_a_resample_never_pairs_a_picture_with_itself():
-    own = torch.tensor([[1000.0, 1.0, 2.0], [1.0, 1000.0, 3.0], [2.0, 3.0, 1000.0]], dtype=torch.float64)
-    blocks = KernelBlocks(own, torch.zeros(3, dtype=torch.float64), 0.0)
+    pairs = torch.tensor([[1000.0, 1.0, 2.0], [1.0, 1000.0, 3.0], [2.0, 3.0, 1000.0]], dtype=torch.float64)
     resamples = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
-    torch.testing.assert_close(kernel_distance(blocks, resamples, torch.zeros(3)), torch.tensor([200.0, 100.0, 200.0], dtype=torch.float64))
+    torch.testing.assert_close(kernel_distance(pairs, resamples), torch.tensor([200.0, 100.0, 200.0], dtype=torch.float64))
 
 
-def test_kinds_of_pictures_in_equal_shares_leave_the_distance_unbiased():
-    """Four kinds far apart, few pictures of each: over all pairs at once it would be far below zero."""
+def test_kinds_of_pictures_far_apart_leave_the_distance_unbiased():
+    """Few pictures of each of four kinds: no picture meets itself or its own truth, so both count the pairs within a kind alike."""
     kinds, centres = torch.arange(12) % 4, 3 * noise(4, 1, 8, seed=99)
-    ones = torch.ones(1, 12)
 
-    def between(seed, by):
+    def between(seed):
         x, y = (picture_features(12, 2, s) + centres[kinds] for s in (seed, seed + 5))
-        return float(kernel_distance(kernel_blocks(x, y, by), ones, by))
+        return float(distance(x, y, OTHERS))
 
-    stratified = torch.tensor([between(10 * seed, kinds) for seed in range(30)])
-    mixed = torch.tensor([between(10 * seed, torch.zeros(12)) for seed in range(30)])
-    assert abs(float(stratified.mean())) < 3 * float(stratified.std()) / math.sqrt(30)
-    assert float(mixed.mean()) < -10 * float(mixed.std()) / math.sqrt(30)
-
-
-def test_a_kind_of_which_there_is_one_picture_has_no_distance():
-    x, kinds = picture_features(4, 1, 0), torch.arange(4)
-    assert bool(kernel_distance(kernel_blocks(x, x, kinds), torch.ones(1, 4), kinds).isnan())
+    found = torch.tensor([between(10 * seed) for seed in range(30)])
+    assert abs(float(found.mean())) < 3 * float(found.std()) / math.sqrt(30)
 
 
 def test_real_pictures_of_one_kind_are_close_and_of_another_far():
     def of(x):
         return features(x)[:, None]
 
-    near = distance(of(smooth(24, 64, seed=1)), of(smooth(24, 64, seed=2)))
-    far = distance(of(pictures(24, 64, seed=1)), of(smooth(24, 64, seed=2)))
+    others = of(smooth(48, 64, seed=3))
+    near = distance(of(smooth(24, 64, seed=1)), of(smooth(24, 64, seed=2)), others)
+    far = distance(of(pictures(24, 64, seed=1)), of(smooth(24, 64, seed=2)), others)
     assert abs(near) < 0.05 * far
 
 

@@ -3,20 +3,18 @@
 After the Kernel Inception Distance (Binkowski et al., "Demystifying MMD GANs", ICLR 2018), with two differences. The features are
 a random convolutional network's, which needs no download and knows no photographs. And the unit of sampling is a picture, not a
 window: windows of one picture resemble each other, so pairs within a picture count neither in the estimate nor in its bootstrap.
-Pictures come in equal shares from a few kinds, the styles, and are taken as a stratified sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["KernelBlocks", "features", "kernel_blocks", "kernel_distance", "whitening"]
+__all__ = ["features", "kernel_distance", "kernel_pairs", "whitening"]
 
 NETWORK_SEED = 20250721
 COMPONENTS = 32
@@ -49,14 +47,13 @@ def features(pictures: Tensor) -> Tensor:
     return torch.cat(pooled, 1)
 
 
-def whitening(reference: Tensor) -> Callable[[Tensor], Tensor]:
+def whitening(reference: Tensor, components: int = COMPONENTS) -> Callable[[Tensor], Tensor]:
     """Standardise features by a reference's, and go over to its leading principal components at unit variance.
 
     The features are many and much alike; without this a few directions, mostly contrast, make up the whole distance and its noise.
-    Being fitted to the reference, it puts everything else, other true pictures as well, a little farther away than that is from itself.
-
     Args:
-        reference: (M, F). One component is kept for each 8 of them, up to 32.
+        reference: (M, F), of pictures that are not among those to be compared. One component is kept for each 8 of them, up to
+            `components`: what the distance sees. With few it sees contrast and coarse structure, with more of them finer differences.
 
     Returns:
         (..., F) -> (..., components), float64. A constant feature counts nothing.
@@ -65,17 +62,9 @@ def whitening(reference: Tensor) -> Callable[[Tensor], Tensor]:
     scale = torch.where(std > 1e-6 * (1 + mean.abs()), 1 / std, torch.zeros_like(std))
     standard = (reference.double() - mean) * scale
     variance, direction = torch.linalg.eigh(standard.T @ standard / (len(reference) - 1))  # ascending
-    kept = min(COMPONENTS, max(1, len(reference) // 8), int((variance > 1e-9 * variance[-1]).sum()))
+    kept = min(components, max(1, len(reference) // 8), int((variance > 1e-9 * variance[-1]).sum()))
     project = scale[:, None] * direction[:, -kept:] / variance[-kept:].sqrt()
     return lambda x: (x.double() - mean) @ project
-
-
-class KernelBlocks(NamedTuple):
-    """Mean kernel values. `own` (n, n): between two results; `cross` (n,): between a result and all references; `reference`: between two of these."""
-
-    own: Tensor
-    cross: Tensor
-    reference: float
 
 
 def _between(x: Tensor, y: Tensor) -> Tensor:
@@ -84,48 +73,36 @@ def _between(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([((one @ flat.T / flat.shape[1] + 1) ** 3).reshape(-1, len(y), y.shape[1]).mean((0, 2)) for one in x])
 
 
-def _pair_mean(own: Tensor, weights: Tensor, strata: Tensor) -> Tensor:
-    """(n, n), (R, n), (n,) -> (R,): mean over two different pictures, drawn from the strata in equal shares.
-
-    A stratum's pairs with itself and with the others are averaged apart. Over all pairs at once the former would count too little, as
-    no picture is paired with itself, and for pictures that differ more between than within strata that is a bias as large as what is
-    to be told apart. NaN where a stratum has a single picture.
-    """
-    parts = [weights * (strata == stratum) for stratum in sorted(set(strata.tolist()))]
-    means = []
-    for a in parts:
-        for b in parts:
-            total, count = ((a @ own) * b).sum(1), a.sum(1) * b.sum(1)
-            if a is b:
-                total, count = total - a.square() @ own.diagonal(), count - a.square().sum(1)
-            means.append(total / count)
-    return torch.stack(means).mean(0)
-
-
-def kernel_blocks(x: Tensor, reference: Tensor, strata: Tensor) -> KernelBlocks:
-    """Block means of the kernel, from which `kernel_distance` takes any resample of the pictures.
+def kernel_pairs(x: Tensor, true: Tensor, whiten: Callable[[Tensor], Tensor]) -> Tensor:
+    """What each two pictures add to the distance, from which `kernel_distance` takes any resample of them.
 
     Args:
-        x: (n, k, F) features of k windows of each of n results. `reference`: (m, l, F) of the true pictures.
-        strata: (m,) the kind of each true picture, all kinds equally often.
-    """
-    whiten = whitening(reference.flatten(0, 1))
-    x, y = whiten(x), whiten(reference)
-    between = _pair_mean(_between(y, y), torch.ones((1, len(y)), dtype=torch.float64), strata)
-    return KernelBlocks(_between(x, x), _between(x, y).mean(1), float(between))
-
-
-def kernel_distance(blocks: KernelBlocks, weights: Tensor, strata: Tensor) -> Tensor:
-    """Unbiased MMD^2 x 100 of resamples of the pictures.
-
-    Args:
-        weights: (R, n) how often each picture is in each resample; ones for the sample itself.
-        strata: (n,) the kind of each picture; the kinds count in equal shares.
+        x: (n, k, F) features of k windows of each of n results. `true`: (n, l, F) of a true picture for each: that of the same scene,
+            where there is one, and else another one's.
+        whiten: see `whitening`; fitted to neither of them.
 
     Returns:
-        (R,). Pairs of a picture with itself are left out, also where a resample holds it several times.
+        (n, n), symmetric: how much alike two results and the two truths are, less how much alike each result is to the other's truth.
+        A result is never compared with its own truth, so that a scene's content, which both share, favours nobody; over pairs of scenes
+        it cancels, where two separate samples of scenes would differ by it.
+    """
+    x, y = whiten(x), whiten(true)
+    cross = _between(x, y)
+    return _between(x, x) + _between(y, y) - cross - cross.T
+
+
+def kernel_distance(pairs: Tensor, weights: Tensor) -> Tensor:
+    """Unbiased MMD^2 x 100 of resamples of the pictures, with their truths.
+
+    Args:
+        pairs: (n, n), see `kernel_pairs`.
+        weights: (R, n) how often each picture is in each resample; ones for the sample itself.
+
+    Returns:
+        (R,), the mean over two different pictures. Pairs of a picture with itself are left out, also where a resample holds it several times.
+
+    Source: the U-statistic of Gretton et al., "A kernel two-sample test", JMLR 2012, lemma 6, whose two samples may come in pairs.
     """
     w = weights.double()
-    parts = [w * (strata == stratum) for stratum in sorted(set(strata.tolist()))]
-    cross = torch.stack([(part @ blocks.cross) / part.sum(1) for part in parts]).mean(0)
-    return 100 * (_pair_mean(blocks.own, w, strata) + blocks.reference - 2 * cross)
+    total = ((w @ pairs) * w).sum(1) - w.square() @ pairs.diagonal()
+    return 100 * total / (w.sum(1).square() - w.square().sum(1))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.machine import facts
-from bench.quality.kernel import KernelBlocks, kernel_blocks, kernel_distance
+from bench.quality.kernel import kernel_distance, kernel_pairs, whitening
 from bench.quality.pictures import PIXELS, strata
 from bench.quality.runner import results_of
 from bench.quality.settings import TRUTH, reference_of
@@ -35,8 +35,9 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "kernel_windows": Measure("kernel distance x 100 of native windows to those of other true pictures", "lower"),
-    "kernel_whole": Measure("the same of whole pictures, shrunk to the native size", "lower"),
+    "kernel_windows": Measure("kernel distance x 100 of native windows to those of the true pictures", "lower"),
+    "kernel_strong": Measure("the same by the 8 strongest components of the features instead of 32; where the two disagree, neither decides", "lower"),
+    "kernel_whole": Measure("kernel distance x 100 of whole pictures, shrunk to the native size", "lower"),
     "spectrum_below": Measure("log10 power over the truth's, below the base picture's Nyquist limit", 0.0),
     "spectrum_above": Measure("the same above it: what the method had to invent", 0.0),
     "agreement": Measure("PSNR in dB of the shrunk picture against the base picture", "higher"),
@@ -48,7 +49,7 @@ MEASURES = {
     "shift_std": Measure("mean ratio of the sub-grids' stds to the base latent's", 1.0),
     "shift_std_min": Measure("smallest such ratio", 1.0),
 }
-KERNELS = {"kernel_windows": "windows", "kernel_whole": "whole"}
+KERNELS = {"kernel_windows": ("windows", 32), "kernel_strong": ("windows", 8), "kernel_whole": ("whole", 32)}  # features, components
 
 Statistic = Callable[[Tensor], Tensor]
 """(R, n) how often each picture is in each resample -> (R,) the measure over the resample."""
@@ -67,14 +68,9 @@ def resamples(count: int) -> Tensor:
     return torch.from_numpy(weights)
 
 
-def _interval(values: Tensor) -> dict[str, float | None]:
+def _interval(values: Tensor) -> dict[str, float]:
     """The sample's own value and the percentile interval of the resamples'."""
-    if not bool(values[0].isfinite()):
-        return {"mean": None, "low": None, "high": None}
-    known = values[1:][values[1:].isfinite()]  # a resample that holds one picture of a style only has no pairs of it
-    if len(known) < RESAMPLES // 2:
-        return {"mean": round(float(values[0]), 5), "low": None, "high": None}
-    low, high = torch.quantile(known, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=known.dtype)).tolist()
+    low, high = torch.quantile(values[1:], torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)).tolist()
     return {"mean": round(float(values[0]), 5), "low": round(low, 5), "high": round(high, 5)}
 
 
@@ -83,10 +79,10 @@ def _mean_of(values: NDArray[Any]) -> Statistic:
     return lambda w: (w @ x[: w.shape[1]]) / w.sum(1)
 
 
-def _kernel_of(blocks: KernelBlocks) -> Statistic:
+def _kernel_of(pairs: Tensor) -> Statistic:
     def distance(w: Tensor) -> Tensor:
         n = w.shape[1]
-        return kernel_distance(blocks._replace(own=blocks.own[:n, :n], cross=blocks.cross[:n]), w, strata(n))
+        return kernel_distance(pairs[:n, :n], w)
 
     return distance
 
@@ -95,8 +91,8 @@ def _statistics(results: Results, truth: Results, reference: Results, paired: bo
     """Every measure of a row as a function of the resample.
 
     Args:
-        truth: of the same pictures where `paired`; elsewhere its mean stands for the truth of each.
-        reference: the true pictures that the kernel distances compare with.
+        truth: of the same pictures where `paired`. Elsewhere of others of the same kinds, whose mean stands for the truth of each.
+        reference: other true pictures, which the kernel's features are fitted to.
     """
     count = len(results["agreement"])
 
@@ -109,9 +105,11 @@ def _statistics(results: Results, truth: Results, reference: Results, paired: bo
     values = {name: results[name] for name in ("agreement", "structure", "seams", "shift_mean", "shift_std", "shift_std_min")}
     values |= {"spectrum_below": spectrum[:, :limit].mean(1), "spectrum_above": spectrum[:, limit:].mean(1)}
     values |= {name: beyond_truth(name) for name in ("repetition", "monotonicity")}
-    known = strata(len(reference["agreement"]))
-    kernels = {name: kernel_blocks(torch.from_numpy(results[part]), torch.from_numpy(reference[part]), known) for name, part in KERNELS.items()}
-    made = {name: _kernel_of(blocks) for name, blocks in kernels.items()} | {name: _mean_of(value) for name, value in values.items()}
+    kernels = {}
+    for name, (part, components) in KERNELS.items():
+        of, true, other = (torch.from_numpy(each[part]) for each in (results, truth, reference))
+        kernels[name] = kernel_pairs(of, true[:count], whitening(other.flatten(0, 1), components))
+    made = {name: _kernel_of(pairs) for name, pairs in kernels.items()} | {name: _mean_of(value) for name, value in values.items()}
     return {name: made[name] for name in MEASURES}
 
 
@@ -122,7 +120,7 @@ def _difference(measure: Measure, one: Tensor, other: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = dict(_interval(one - other))
     low, high = found["low"], found["high"]
     below, above = ("worse", "better") if measure.goal == "higher" else ("better", "worse")
-    found["verdict"] = "not told apart" if low is None or low <= 0 <= high else below if high < 0 else above
+    found["verdict"] = "not told apart" if low <= 0 <= high else below if high < 0 else above
     return found
 
 
@@ -147,12 +145,13 @@ def summarise(tasks: Sequence[Task], count: int, work: Path) -> dict[str, Any]:
     @cache
     def statistics(key: str) -> dict[str, Statistic] | None:
         task = by_key[key]
-        found, reference = results(task), results(dataclasses.replace(task, setting=TRUTH, base="reference"))
+        # All that there are, however many pictures are asked for: what the features are fitted to decides what the distance means.
+        found, reference = results(task), results_of(dataclasses.replace(task, setting=TRUTH, base="reference"), work)
         paired = task.base != "generated"
         truth = results(dataclasses.replace(task, setting=TRUTH)) if paired else reference
-        if found is None or reference is None or truth is None or len(reference["agreement"]) < 2:
+        if not found or not reference or not truth or len(reference["agreement"]) < 2:
             return None
-        if len(found["agreement"]) < 2 or (paired and len(truth["agreement"]) < len(found["agreement"])):
+        if len(found["agreement"]) < 2 or len(truth["agreement"]) < len(found["agreement"]):
             return None
         return _statistics(found, truth, reference, paired)
 
