@@ -148,6 +148,19 @@ def _windows() -> list[Setting]:
     return [*rows, *(Setting(f"feather {feather:g}", "windows", replace(APT, feather=feather), beside=usual) for feather in (0.0, 0.5))]
 
 
+def _seams() -> list[Setting]:
+    """Ways to lay and to blend the windows where there are many of them."""
+    ways: dict[str, dict[str, Any]] = {
+        "Balanced preset": {},
+        "overlap 0.5": {"overlap": 0.5},
+        "overlap 0.125": {"overlap": 0.125},
+        "over the border": {"border": "over"},
+        "over the border, overlap 0": {"border": "over", "overlap": 0.0},
+        "feather 0.5": {"feather": 0.5},
+    }
+    return [replace(_of_preset("Balanced", "seams", name, (4,), **changes), beside="Balanced preset") for name, changes in ways.items()]
+
+
 def _tolerance() -> list[Setting]:
     return [Setting(f"tolerance {value:g}", "tolerance", replace(APT, tolerance=value), beside="tolerance 0") for value in (0.0, 0.005, 0.02, 0.05, 0.1, 0.2)]
 
@@ -201,7 +214,7 @@ def _fast() -> list[Setting]:
 def groups() -> dict[str, list[Setting]]:
     """Every group's settings, the most useful group first."""
     made = [list(BASELINES), _presets(), _methods(), _phases(), _fast(), _gamma(), _shortcut(), _matching(), _anchoring()]
-    made += [_dilated_every(), _tolerance(), _samplers(), _windows(), _guidance()]
+    made += [_dilated_every(), _tolerance(), _samplers(), _windows(), _seams(), _guidance()]
     return {rows[0].group: rows for rows in made}
 
 
