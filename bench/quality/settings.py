@@ -111,7 +111,14 @@ def _methods() -> list[Setting]:
 
 def _anchoring() -> list[Setting]:
     cases = {"neither": (0.0, "off"), "matching": (1.0, "off"), "re-anchoring": (0.0, "on"), "both": (1.0, "on")}
-    return [Setting(name, "anchoring", replace(FULL, matching=matching, reanchor=reanchor), beside="neither") for name, (matching, reanchor) in cases.items()]
+    grounds = {"": FULL, ", shortcut 0.6": APT, ", AccDiffusion": replace(FULL, method="accdiffusion")}
+    rows = [
+        Setting(f"{name}{where}", "anchoring", replace(ground, matching=matching, reanchor=reanchor), beside=f"neither{where}")
+        for where, ground in grounds.items()
+        for name, (matching, reanchor) in cases.items()
+    ]
+    at_4x = [_of_preset("Balanced", "anchoring", f"{name}, Balanced at 4x", (4,), reanchor=cases[name][1]) for name in ("matching", "both")]
+    return rows + [replace(row, beside="matching, Balanced at 4x") for row in at_4x]
 
 
 def _shortcut() -> list[Setting]:
