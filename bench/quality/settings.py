@@ -69,16 +69,24 @@ RENDER = Setting("truth, as rendered", "baselines", how="render", scales=ALL_SCA
 BASELINES = (TRUTH, RENDER, Setting("bicubic latent", "baselines", how="bicubic", scales=ALL_SCALES))
 
 # What the single settings are measured on: DemoFusion's phases and windows, whatever this project's own defaults are.
-GROUND = Options(phases="progressive", overlap=0.5, jitter=1.0, tolerance=0.005)
+GROUND = Options(phases="progressive", overlap=0.5, jitter=1.0, feather=0.0, tolerance=0.005)
 FULL = replace(GROUND, matching=0.0, shortcut=1.0)  # without any part of APT, over the whole schedule
 MATCHED = replace(FULL, matching=1.0)
 APT = replace(GROUND, matching=1.0, shortcut=0.6)
 
 
-def _of_preset(preset: str, group: str, name: str, scales: tuple[int, ...], **changes: Any) -> Setting:
-    """A preset with some of its options changed, on its own sampler and schedule."""
-    options, sampler, schedule = preset_options(preset)
-    return Setting(name, group, replace(options, **changes), sampler, schedule=schedule, scales=scales)
+def _at_4x(name: str, group: str, beside: str = "", **changes: Any) -> Setting:
+    """What the questions about large pictures are measured on: two phases of 18 steps, windows overlapping by a quarter."""
+    ground = replace(APT, phases="double", overlap=0.25)
+    return Setting(name, group, replace(ground, **changes), "dpmpp_2m", schedule="karras", scales=(4,), beside=beside)
+
+
+def _apart(setting: Setting) -> Setting:
+    """Re-anchoring left to "auto" goes with the published methods and is off beside matching, so that each of the two is measured by itself."""
+    options = setting.options
+    if options.reanchor != "auto":
+        return setting
+    return replace(setting, options=replace(options, reanchor="on" if options.matching == 0 and options.method != "multidiffusion" else "off"))
 
 
 def _methods() -> list[Setting]:
@@ -117,8 +125,7 @@ def _anchoring() -> list[Setting]:
         for where, ground in grounds.items()
         for name, (matching, reanchor) in cases.items()
     ]
-    at_4x = [_of_preset("Balanced", "anchoring", f"{name}, Balanced at 4x", (4,), reanchor=cases[name][1]) for name in ("matching", "both")]
-    return rows + [replace(row, beside="matching, Balanced at 4x") for row in at_4x]
+    return rows + [_at_4x(f"{name}, at 4x", "anchoring", "matching, at 4x", reanchor=cases[name][1]) for name in ("matching", "both")]
 
 
 def _shortcut() -> list[Setting]:
@@ -158,14 +165,14 @@ def _windows() -> list[Setting]:
 def _seams() -> list[Setting]:
     """Ways to lay and to blend the windows where there are many of them."""
     ways: dict[str, dict[str, Any]] = {
-        "Balanced preset": {},
+        "overlap 0.25": {},
         "overlap 0.5": {"overlap": 0.5},
         "overlap 0.125": {"overlap": 0.125},
         "over the border": {"border": "over"},
         "over the border, overlap 0": {"border": "over", "overlap": 0.0},
         "feather 0.5": {"feather": 0.5},
     }
-    return [replace(_of_preset("Balanced", "seams", name, (4,), **changes), beside="Balanced preset") for name, changes in ways.items()]
+    return [_at_4x(name, "seams", "overlap 0.25", **changes) for name, changes in ways.items()]
 
 
 def _tolerance() -> list[Setting]:
@@ -178,8 +185,7 @@ def _dilated_every() -> list[Setting]:
 
 def _phases() -> list[Setting]:
     policies = ("progressive", "double", "direct")
-    rows = [_of_preset("Quality", "phases", f"Quality preset, {policy}", (4,), phases=policy) for policy in policies]
-    rows = [replace(row, beside="Quality preset, progressive") for row in rows]
+    rows = [_at_4x(f"50 steps, {policy}", "phases", "50 steps, progressive", steps=50, phases=policy) for policy in policies]
     return rows + [Setting(policy, "phases", replace(APT, phases=policy), scales=(3, 4), beside="progressive") for policy in policies]
 
 
@@ -200,10 +206,11 @@ def _guidance() -> list[Setting]:
 
 
 def _presets() -> list[Setting]:
+    made = {name: preset_options(name) for name in PRESETS}
     return [
         Setting("DemoFusion as published", "presets", DEMOFUSION, scales=(2, 3, 4)),
         Setting("MultiDiffusion", "presets", published(replace(GROUND, method="multidiffusion", steps=50)), scales=ALL_SCALES),
-        *(_of_preset(name, "presets", name, ALL_SCALES) for name in PRESETS),
+        *(Setting(name, "presets", options, sampler, schedule=schedule, scales=ALL_SCALES) for name, (options, sampler, schedule) in made.items()),
     ]
 
 
@@ -215,14 +222,14 @@ def _fast() -> list[Setting]:
         "12 steps in 2 phases, shortcut 0.4": {"steps": 30, "shortcut": 0.4},
         "15 steps in 1 phase": {"steps": 25, "phases": "direct"},
     }
-    return [_of_preset("Balanced", "fast", name, (4,), **changes) for name, changes in ways.items()]
+    return [_at_4x(name, "fast", **changes) for name, changes in ways.items()]
 
 
 def groups() -> dict[str, list[Setting]]:
     """Every group's settings, the most useful group first."""
     made = [list(BASELINES), _presets(), _methods(), _phases(), _fast(), _gamma(), _shortcut(), _matching(), _anchoring()]
     made += [_dilated_every(), _tolerance(), _samplers(), _windows(), _seams(), _guidance()]
-    return {rows[0].group: rows for rows in made}
+    return {rows[0].group: [_apart(row) if row.group != "presets" else row for row in rows] for rows in made}
 
 
 def all_settings(names: tuple[str, ...] = ()) -> list[Setting]:
@@ -239,8 +246,9 @@ def all_settings(names: tuple[str, ...] = ()) -> list[Setting]:
 
 
 REFERENCE = {"presets": Setting("DemoFusion as published", "presets", DEMOFUSION)}
+PUBLISHED = _apart(Setting("DemoFusion as published", "methods", FULL))
 
 
 def reference_of(setting: Setting) -> Setting:
     """DemoFusion as published, which a setting is compared with: its 50 steps for the presets, the same 30 steps for everything else."""
-    return REFERENCE.get(setting.group, Setting("DemoFusion as published", "methods", FULL))
+    return REFERENCE.get(setting.group, PUBLISHED)
