@@ -14,12 +14,14 @@ __all__ = [
     "METHODS",
     "PHASE_POLICIES",
     "PRESETS",
+    "PUBLISHED_WINDOWS",
     "Options",
     "Preset",
     "blur_of",
     "preset_named",
     "preset_options",
     "published",
+    "reanchors",
     "settings",
 ]
 
@@ -41,10 +43,13 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "Fast": Preset({"steps": 25, "shortcut": 0.6, "phases": "direct", "overlap": 0.25}),
-    "Balanced": Preset({"steps": 30, "shortcut": 0.6, "phases": "double", "overlap": 0.25}),
-    "Quality": Preset({"steps": 50, "shortcut": 0.6, "phases": "double", "overlap": 0.25}),
+    "Fast": Preset({"steps": 25, "shortcut": 0.6, "phases": "direct"}),
+    "Balanced": Preset({"steps": 30, "shortcut": 0.6, "phases": "double"}),
+    "Quality": Preset({"steps": 50, "shortcut": 0.6, "phases": "double"}),
 }
+
+PUBLISHED_WINDOWS: dict[str, Any] = {"overlap": 0.5, "feather": 0.0, "border": "inside", "fill": "zero", "tolerance": 0.0}
+"""How the base methods' own code lays and blends windows: half overlapping, all pixels alike, zeros beyond the border, both paths at every step."""
 
 
 def setting(default: Any, label: str, text: str, **limits: Any) -> Any:
@@ -73,20 +78,20 @@ class Options:
         "the picture by factors of at most 2 ('double'), x 2, x 3, ... ('progressive'), at once ('direct'), or ratios to the base such as 1.5,2,4",
     )
     reanchor: str = setting(
-        "auto", "Re-anchoring", "DemoFusion's correction at the end of a phase; 'auto': where matching is off", choices=("auto", "on", "off")
+        "auto", "Re-anchoring", "DemoFusion's correction at the end of a phase; 'auto': all but MultiDiffusion", choices=("auto", "on", "off")
     )
-    overlap: float = setting(0.5, "Window overlap", "share of a window that the next one covers again", least=0.0, most=0.75)
+    overlap: float = setting(0.25, "Window overlap", "share of a window that the next one covers again", least=0.0, most=0.75)
     jitter: float = setting(1.0, "Jitter", "share of the largest shift of the windows from step to step", least=0.0, most=1.0)
     border: str = setting("inside", "Windows at the border", "kept inside the picture, or reaching over its border", choices=BORDERS)
     fill: str = setting("reflect", "Beyond the border", "what blur, dilated views and windows see beyond the border", choices=FILLS)
-    feather: float = setting(0.0, "Feathering", "share of a window over which its weight fades towards the edges", least=0.0, most=1.0)
+    feather: float = setting(0.5, "Feathering", "share of a window over which its weight fades towards the edges", least=0.0, most=1.0)
     residual: float = setting(3.0, "Cosine of the skip residual", "exponent a1; larger lets the picture leave its start sooner", least=0.0, most=100.0)
     dilated: float = setting(1.0, "Cosine of the dilated path", "exponent a2; larger ends the dilated path sooner", least=0.0, most=100.0)
     sharpen: float = setting(1.0, "Cosine of the blur", "exponent a3; larger ends the blur sooner", least=0.0, most=100.0)
     blur: float | str = setting(
         "auto", "Blur", "std of the dilated path's blur in latent pixels; 'auto' is the method's own", least=0.0, most=10.0, word="auto"
     )
-    tolerance: float = setting(0.005, "Tolerance", "a path whose weight is below it is not evaluated", least=0.0, most=0.5)
+    tolerance: float = setting(0.1, "Tolerance", "a path whose weight is below it is not evaluated", least=0.0, most=0.5)
     words: float = setting(
         0.3, "Words per window", "AccDiffusion: share of a window that a word must fill to stay in that window's prompt; 0 keeps all words", least=0.0, most=1.0
     )
@@ -153,6 +158,11 @@ def preset_options(name: str) -> tuple[Options, str, str]:
 def blur_of(options: Options) -> float:
     """Std of the dilated path's blur, "auto" resolved to the method's own."""
     return METHOD_BLUR[options.method] if isinstance(options.blur, str) else options.blur
+
+
+def reanchors(options: Options) -> bool:
+    """Whether a phase ends with DemoFusion's re-anchoring, "auto" resolved: MultiDiffusion has none, and beside Statistical Matching it still helps."""
+    return options.reanchor == "on" or (options.reanchor == "auto" and options.method != "multidiffusion")
 
 
 def published(options: Options) -> Options:

@@ -251,7 +251,7 @@ def test_a_key_is_made_of_what_changes_the_picture():
     def key(options, **given):
         return key_of(Setting("a", "b", options, **given), 2, "encoded", "m", 1)
 
-    assert key(Options()) == key(Options(window_batch=3)) == key(Options(reanchor="off")) == key(Options(blur=1)) == key(Options(words=0.0))
+    assert key(Options()) == key(Options(window_batch=3)) == key(Options(reanchor="on")) == key(Options(blur=1)) == key(Options(words=0.0))
     others = {
         key(Options(), guidance=1.5, guided_above=1.0),
         key(Options(tolerance=0.0)),

@@ -169,14 +169,15 @@ def test_gamma_acts_on_the_noise_levels_and_auto_measures_it(latent):
     assert -1 < measured < 0  # fewer contrasts inside a window of an enlarged latent
 
 
-def test_reanchoring_stands_in_where_matching_is_off(latent):
+def test_a_phase_is_reanchored_unless_the_options_or_multidiffusion_say_otherwise(latent):
     z = latent * 1.7 + 0.4
     for options, expected in (
-        (Options(), False),
-        (Options(matching=0.0), True),
-        (Options(reanchor="on"), True),
+        (Options(), True),
+        (Options(method="accdiffusion", matching=0.0), True),
+        (Options(reanchor="off"), False),
         (Options(matching=0.0, reanchor="off"), False),
-        (Options(method="multidiffusion", matching=0.0), False),
+        (Options(method="multidiffusion"), False),
+        (Options(method="multidiffusion", reanchor="on"), True),
     ):
         done = finish_phase(z, latent, options)
         assert torch.equal(done, z) != expected

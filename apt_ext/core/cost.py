@@ -15,7 +15,7 @@ from apt_ext.core.phases import Phase, Size, base_size, plan_phases
 from apt_ext.core.schedule import path_shares, shortcut_sigmas
 from apt_ext.core.upscale import ModelFacts, phase_grid, phase_starts, phase_weights
 from apt_ext.core.windows import draw_starts
-from apt_ext.options import Options, published
+from apt_ext.options import PUBLISHED_WINDOWS, Options, published
 
 __all__ = ["PhaseCost", "demofusion_views", "job_cost", "phase_cost", "phase_views"]
 
@@ -77,6 +77,6 @@ def demofusion_views(start: Size, target: Size, options: Options, model: ModelFa
 
     Source: DemoFusion (Du et al., CVPR 2024): 1024 to 4096 pixels with SDXL at 50 steps takes 50 x (13 + 34 + 65) views.
     """
-    whole = dataclasses.replace(published(options), method="demofusion", shortcut=1.0, overlap=0.5, border="inside", tolerance=0.0)
+    whole = dataclasses.replace(published(options), method="demofusion", shortcut=1.0, **PUBLISHED_WINDOWS)
     phases = plan_phases(base_size(start, model.window), start, target, "progressive")
     return sum(cost.evaluations for cost in job_cost(phases, whole, model, sigmas, evaluations, seed))

@@ -20,7 +20,7 @@ from apt_ext.core.residual import Denoiser, PhaseDenoiser
 from apt_ext.core.schedule import PathWeights, auto_gamma, cosine_weights, scale_aware_sigmas, shortcut_sigmas, unscaled_sigma
 from apt_ext.core.statistics import match_statistics, reanchor, statistics_shift, widen
 from apt_ext.core.windows import draw_windows
-from apt_ext.options import Options, blur_of
+from apt_ext.options import Options, blur_of, reanchors
 
 __all__ = [
     "ModelFacts",
@@ -217,9 +217,8 @@ def phase_denoiser(
 
 
 def finish_phase(z: Tensor, reference: Tensor, options: Options) -> Tensor:
-    """Re-anchor a finished latent where the options say so; with "auto", where Statistical Matching does not do its work."""
-    on = options.reanchor == "on" or (options.reanchor == "auto" and options.matching == 0 and options.method != "multidiffusion")
-    return reanchor(z, reference) if on else z
+    """Re-anchor a finished latent where the options say so."""
+    return reanchor(z, reference) if reanchors(options) else z
 
 
 def upscale(

@@ -12,14 +12,13 @@ from apt_ext import __version__
 from apt_ext.core.evaluations import EVALUATIONS_PER_STEP
 from apt_ext.demo.job import Job
 from apt_ext.demo.samplers import SCHEDULES
-from apt_ext.options import PRESETS, Options, preset_named, published, settings
+from apt_ext.options import PRESETS, PUBLISHED_WINDOWS, Options, preset_named, published, settings
 
 __all__ = ["job_from", "make_parser"]
 
 APT_SETTINGS = ("matching", "gamma", "shortcut")
 
 EMBEDDED: dict[str, Any] = {"shortcut": 0.4}  # the embedded model knows little: what starts high in the noise loses some of the picture
-PUBLISHED: dict[str, Any] = {"phases": "progressive"}  # DemoFusion's and AccDiffusion's own
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,8 +137,10 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
     preset = None if getattr(args, "preset", None) is None else preset_named(args.preset)
     if preset is not None and not apt:
         raise ValueError(f"--no-apt and --preset {args.preset} contradict each other; leave one of them out")
-    keeps_start = apt or given.get("method") == "multidiffusion"
-    usual = preset.options if preset else (EMBEDDED if own else {}) if keeps_start else PUBLISHED
+    usual = preset.options if preset else EMBEDDED if own else {}
+    if not apt:
+        # MultiDiffusion begins in the middle of the schedule; the others begin at full noise and go phase by phase.
+        usual = {**usual, **PUBLISHED_WINDOWS, **({} if given.get("method") == "multidiffusion" else {"phases": "progressive"})}
     options = Options(**{**usual, **given})
     if not apt:
         clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
@@ -152,12 +153,9 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
 
 def variants(job: Job) -> dict[str, Job]:
     """The jobs that the demo compares, by label."""
-    plain = published(job.options)
+    windows = dataclasses.replace(job.options, **PUBLISHED_WINDOWS)
     return {
-        "MultiDiffusion": dataclasses.replace(job, options=published(dataclasses.replace(job.options, method="multidiffusion"))),
-        # As in its own code: every step, phase by phase, zeros beyond the border, and both paths evaluated at every step.
-        "DemoFusion": dataclasses.replace(
-            job, options=dataclasses.replace(plain, method="demofusion", phases="progressive", shortcut=1.0, fill="zero", tolerance=0.0)
-        ),
+        "MultiDiffusion": dataclasses.replace(job, options=published(dataclasses.replace(windows, method="multidiffusion"))),
+        "DemoFusion": dataclasses.replace(job, options=published(dataclasses.replace(windows, method="demofusion", phases="progressive"))),
         "APT": job,
     }

@@ -223,6 +223,9 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     p, sampler, layout = run.p, run.sampler, run.layout
     reference, options = z, layout.options
     mask, nmask = getattr(p, "mask", None), getattr(p, "nmask", None)
+    if mask is not None and options.reanchor == "auto":
+        # What is kept outside the mask has statistics of its own, which must not move with the rest.
+        options = dataclasses.replace(options, reanchor="off")
     target = (whole.shape[-2], whole.shape[-1])
     done = 0
     try:

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apt_ext.options import PRESETS, Options, blur_of, preset_options, published
+from apt_ext.options import PRESETS, Options, blur_of, preset_options, published, reanchors
 from bench.speed.plan import DEMOFUSION
 
 __all__ = ["BASELINES", "REFERENCE", "RENDER", "TRUTH", "Setting", "all_settings", "groups", "key_of", "reference_of"]
@@ -48,7 +48,7 @@ def content(setting: Setting) -> dict[str, Any]:
     del options["window_batch"], options["words"]
     options["blur"] = float(blur_of(setting.options))
     if options["reanchor"] == "auto":
-        options["reanchor"] = "on" if options["matching"] == 0 and options["method"] != "multidiffusion" else "off"
+        options["reanchor"] = "on" if reanchors(setting.options) else "off"
     options = {name: float(value) if isinstance(value, (int, float)) else value for name, value in options.items()}
     if setting.guided_above:
         options["guided_above"] = setting.guided_above
@@ -82,11 +82,11 @@ def _at_4x(name: str, group: str, beside: str = "", **changes: Any) -> Setting:
 
 
 def _apart(setting: Setting) -> Setting:
-    """Re-anchoring left to "auto" goes with the published methods and is off beside matching, so that each of the two is measured by itself."""
+    """Re-anchoring left to "auto" is off beside matching here, so that each of the two is measured by itself."""
     options = setting.options
     if options.reanchor != "auto":
         return setting
-    return replace(setting, options=replace(options, reanchor="on" if options.matching == 0 and options.method != "multidiffusion" else "off"))
+    return replace(setting, options=replace(options, reanchor="on" if options.matching == 0 and reanchors(options) else "off"))
 
 
 def _methods() -> list[Setting]:
@@ -148,7 +148,11 @@ def _gamma() -> list[Setting]:
 
 
 def _matching() -> list[Setting]:
-    return [Setting(f"matching {strength:g}", "matching", replace(APT, matching=strength), beside="matching 0") for strength in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return [
+        Setting(f"matching {strength:g}{text}", "matching", replace(APT, matching=strength, reanchor=reanchor), beside=f"matching 0{text}")
+        for reanchor, text in (("off", ""), ("on", ", re-anchored"))
+        for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
 
 
 def _windows() -> list[Setting]:
