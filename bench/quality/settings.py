@@ -213,8 +213,8 @@ def _presets() -> list[Setting]:
     made = {name: preset_options(name) for name in PRESETS}
     return [
         Setting("DemoFusion as published", "presets", DEMOFUSION, scales=(2, 3, 4)),
-        Setting("MultiDiffusion", "presets", published(replace(GROUND, method="multidiffusion", steps=50)), scales=ALL_SCALES),
         *(Setting(name, "presets", options, sampler, schedule=schedule, scales=ALL_SCALES) for name, (options, sampler, schedule) in made.items()),
+        Setting("MultiDiffusion", "presets", published(replace(GROUND, method="multidiffusion", steps=50)), scales=ALL_SCALES),
     ]
 
 
