@@ -81,6 +81,10 @@ def _at_4x(name: str, group: str, beside: str = "", **changes: Any) -> Setting:
     return Setting(name, group, replace(ground, **changes), "dpmpp_2m", schedule="karras", scales=(4,), beside=beside)
 
 
+# Beside everything else that the other questions found to help.
+REFINED: dict[str, Any] = {"reanchor": "on", "feather": 0.5, "tolerance": 0.1}
+
+
 def _apart(setting: Setting) -> Setting:
     """Re-anchoring left to "auto" is off beside matching here, so that each of the two is measured by itself."""
     options = setting.options
@@ -136,15 +140,21 @@ def _shortcut() -> list[Setting]:
         for share in (1.0, 0.8, 0.6, 0.4)
         for text, residual in residuals.items()
     ]
-    return [*rows, Setting("18 steps, shortcut 1", "shortcut", replace(MATCHED, steps=18), beside="shortcut 1")]
+    rows.append(Setting("18 steps, shortcut 1", "shortcut", replace(MATCHED, steps=18), beside="shortcut 1"))
+    # The same 18 steps from different heights: what is left of the schedule is what they are spent on.
+    return rows + [
+        _at_4x(f"18 steps from {share:g}, at 4x", "shortcut", "18 steps from 0.6, at 4x", **REFINED, shortcut=share, steps=round(18 / share))
+        for share in (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+    ]
 
 
 def _gamma() -> list[Setting]:
-    return [
+    rows = [
         Setting(f"gamma {gamma}, shortcut {share:g}", "gamma", replace(MATCHED, gamma=gamma, shortcut=share), beside=f"gamma 0.0, shortcut {share:g}")
         for share in (0.6, 1.0)
         for gamma in (-0.5, -0.25, 0.0, 0.25, 0.5, "auto")
     ]
+    return rows + [_at_4x(f"gamma {gamma}, at 4x", "gamma", "gamma 0.0, at 4x", **REFINED, gamma=gamma) for gamma in (-0.25, -0.1, 0.0, 0.1, 0.25, "auto")]
 
 
 def _matching() -> list[Setting]:
