@@ -103,11 +103,11 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
         rows = _chosen(summary, scale=2, group=name)
         rows = [row for row in rows if row["options"]["steps"] == rows[0]["options"]["steps"]]
         if len(rows) > 2:
-            lines, residuals = [], sorted({row["options"]["residual"] for row in rows})
-            for residual in residuals:
-                some = [row for row in rows if row["options"]["residual"] == residual]
-                points = _points(some, [row["options"][field] for row in some], "kernel_windows")
-                lines.append(Line(label if len(residuals) == 1 else f"residual's exponent {residual:g}", points, joined=True))
+            lines, apart = [], "reanchor" if name == "matching" else "residual"
+            for value in sorted({row["options"][apart] for row in rows}):
+                some = [row for row in rows if row["options"][apart] == value]
+                text = f"re-anchoring {value}" if apart == "reanchor" else f"residual's exponent {value:g}"
+                lines.append(Line(text, _points(some, [row["options"][field] for row in some], "kernel_windows"), joined=True))
             made[name] = draw(f"{label.capitalize()} at 2x", label, distance, lines)
     curves = [row for row in _chosen(summary, scale=2, group="methods") if row["name"].startswith("DemoFusion")]
     if curves:
