@@ -95,6 +95,14 @@ def test_every_control_is_on_the_page(page):
         assert page.locator(f"#{PREFIX}{control.name}").count() == 1, control.name
 
 
+def test_the_settings_page_alone_has_the_defaults():
+    """The host skips a component with this mark when it saves what the page showed, and when it puts that back at the next start."""
+    with gr.Blocks():
+        made = build(defaults() | {"overlap": 0.6}, lambda name: PREFIX + name)
+    assert all(component.do_not_save_to_config for component in made.values())
+    assert made["overlap"].value == 0.6
+
+
 def test_a_preset_fills_the_rest_and_a_touch_makes_it_custom(page):
     page.click(f"#{PREFIX}preset label:has-text('Fast')")
     page.wait_for_function(f"document.querySelector('#{PREFIX}overlap input[type=number]').value == '{preset_values('Fast')['overlap']}'")

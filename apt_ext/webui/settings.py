@@ -32,7 +32,7 @@ def add_settings() -> None:
         info = shared.OptionInfo(native, f"Native window, {label}", gr.Slider, limits, section=SECTION, infotext=f"APT window {family}")
         shared.opts.add_option(window_option(family), info.info("pixels; what the model was trained at"))
     for control in CONTROLS:
-        shared.opts.add_option(f"apt_default_{control.name}", _default_option(control).info("after reloading the page"))
+        shared.opts.add_option(f"apt_default_{control.name}", _default_option(control).info("on the page after Reload UI, in the API at once"))
 
 
 def default_values() -> dict[str, Any]:

@@ -41,6 +41,8 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
             for name in names:
                 control = next(c for c in CONTROLS if c.name == name)
                 made[name] = component(control, values[name], elem_id(name))
+                # The host keeps what a component showed at its first start and puts it back ever after; the settings page has our defaults.
+                made[name].do_not_save_to_config = True
         return made_row
 
     row("preset")

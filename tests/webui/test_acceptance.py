@@ -33,7 +33,7 @@ def test_hires_makes_another_picture_than_the_ordinary_pass(webui, ordinary):
     assert made.picture().size == (2 * SIDE, 2 * SIDE)
     assert not made.same(ordinary[1])
     assert made.same(webui.hires(alwayson_scripts=apt()))
-    for name in ("APT method: demofusion", "APT overlap: 0.5", "APT phases: double", "Hires upscale: 2"):
+    for name in ("APT method: demofusion", "APT overlap: 0.25", "APT phases: double", "Hires upscale: 2"):
         assert name in made.text
 
 
