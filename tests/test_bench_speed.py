@@ -21,7 +21,18 @@ from bench.speed.plan import DEMOFUSION, PUBLISHED, count, plan
 from bench.speed.stand_in import StandIn
 
 TINY = Settings(
-    sides=(64, 128), overlaps=(0.5,), steps=1, repeats=1, memory_side=128, embedded_side=32, embedded_batches=(1, 4), embedded_repeats=1, gpu_batches=(1,)
+    sides=(64, 128),
+    overlaps=(0.5,),
+    steps=1,
+    repeats=1,
+    memory_side=128,
+    embedded_side=32,
+    embedded_batches=(1, 4),
+    embedded_repeats=1,
+    gpu_batches=(1,),
+    tiled_side=64,
+    tiled_repeats=1,
+    tiled_memory_sides=(64, 72),
 )
 
 
@@ -44,6 +55,12 @@ def good() -> dict[str, Any]:
             "reads": [{"reads": 30, "steps": 3}, {"reads": 30, "steps": 3}],
         },
         "memory": {"pixels": [8192, 8192], "allocated_mib": 100.0, "resident_mib": 200.0},
+        "tiled": {
+            "pixels": 1088,
+            "ratio": 1.1,
+            "rows": [{"scene": "moss", "views": 2.0, "largest": 1.5}],
+            "memory": [{"pixels": 2048, "beyond_mib": 100.0}, {"pixels": 4096, "beyond_mib": 105.0}],
+        },
         "gpu": {"rows": [{"unet": "SDXL", "window_batch": 4, "ratio": 1.02}]},
     }
 
@@ -52,7 +69,7 @@ def test_results_have_versions_machine_and_every_section(finished: tuple[Path, d
     """What a reader needs in order to trust a figure; and nothing is invented where there is no GPU."""
     out, results = finished
     assert {"processor", "cores", "threads", "device", "python", "torch", "apt", "engine"} <= set(results["machine"])
-    assert list(results["sections"]) == ["plan", "overhead", "memory", "embedded", "gpu"]
+    assert list(results["sections"]) == ["plan", "overhead", "memory", "tiled", "embedded", "gpu"]
     assert results["sections"]["gpu"] == {"reason": "not measured: no CUDA device", "rows": []}
     overhead = results["sections"]["overhead"]
     assert [row["megapixels"] for row in overhead["rows"]] == [0.25, 1.0]
@@ -110,6 +127,9 @@ def test_a_second_run_measures_only_what_is_missing(finished: tuple[Path, dict[s
         (("overhead", "exponents", "0.5", "seconds"), 1.5, "exponent"),
         (("overhead", "reads", 1, "reads"), 33, "reads"),
         (("memory", "resident_mib"), 1537.0, "resident"),
+        (("tiled", "ratio"), 1.2, "at once"),
+        (("tiled", "rows", 0, "largest"), 2.1, "moss"),
+        (("tiled", "memory", 1, "beyond_mib"), 120.0, "4096 px"),
         (("gpu", "rows", 0, "ratio"), 1.05, "GPU"),
     ],
 )
@@ -175,8 +195,8 @@ def test_unets_against_diffusers_own_pipeline() -> None:
     """What runs on a GPU, with UNets so small that a CPU can: every window batch has the engine, the bare UNet and the pipeline."""
     pytest.importorskip("diffusers")
     pytest.importorskip("transformers")
-    from bench.gpu import measure_unet
-    from bench.unets import SD_15, SDXL
+    from bench.speed.gpu import measure_unet
+    from bench.speed.unets import SD_15, SDXL
 
     plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "block_out_channels": (32, 32), "layers_per_block": 1}
     cpu = torch.device("cpu")

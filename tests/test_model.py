@@ -65,8 +65,8 @@ def test_enlarged_latents_decode_to_the_enlarged_picture(model):
 
 
 def test_tiles_do_not_show(model):
-    z = from_picture(model, Image.fromarray(render(make_scene("mosaic", 8), 768))).latent
-    assert z.shape[-1] == 192
+    z = from_picture(model, Image.fromarray(render(make_scene("mosaic", 8), 1088))).latent
+    assert z.shape[-1] == 272
     tiled = model.decode(z)
     with torch.no_grad():
         whole = model.autoencoder.decoder(z * model._scale + model._shift).clamp(-1, 1)

@@ -70,12 +70,12 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
 
     Returns:
         ((count * B, C, side * cell, side * cell) patch by patch, (count, B, side, side) float32 weights summing to one per sample; zero
-        in a sixth of the side along the edges, where a network sees the end of the patch). No random state is read or changed.
+        in a twelfth of the side along the edges, where a network sees the end of the patch). No random state is read or changed.
     """
     samples, size = x.shape[0], (x.shape[-2] // cell, x.shape[-1] // cell)
     windows = [Window(top * cell, left * cell, side * cell, side * cell) for top, left in _spread(size, side, count)]
     patches = gather_windows(x, windows)
-    margin = max(1, side // 6)
+    margin = max(1, side // 12)
     near = _features(patches.float(), cell)
     features = torch.cat([near, F.avg_pool2d(near, AROUND, 1, AROUND // 2, count_include_pad=False)], 1)
     inner = features[..., margin : side - margin, margin : side - margin].reshape(count, samples, -1, side - 2 * margin, side - 2 * margin)

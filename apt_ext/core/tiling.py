@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -14,16 +15,22 @@ from apt_ext.core.windows import Window, gather_windows, place_windows
 __all__ = ["map_tiles"]
 
 
-def _tile_weights(tile: Window, size: tuple[int, int], trim: int, ramp: int, device: torch.device) -> Tensor:
-    """Weights of a tile: nothing over the outermost `trim` pixels, which saw its edge, then rising to one over `ramp`; whole at the picture's border."""
+def _blends(spans: Sequence[tuple[int, int]], trim: int, ramp: int, device: torch.device) -> list[Tensor]:
+    """Weights along an axis of tiles (start, length): nothing over the outermost `trim` pixels, which saw the tile's edge, then rising over
+    `ramp`; whole at the picture's border. Those of all tiles sum to one at every pixel, so that nothing as large as the picture is needed to divide by.
+    """
+    end = spans[-1][0] + spans[-1][1]
 
-    def along(start: int, length: int, end: int) -> Tensor:
+    def along(start: int, length: int) -> Tensor:
         x = torch.arange(length, dtype=torch.float32, device=device) + 0.5
         ahead = torch.ones_like(x) if start <= 0 else ((x - trim) / ramp).clamp(0, 1)
         behind = torch.ones_like(x) if start + length >= end else ((length - x - trim) / ramp).clamp(0, 1)
         return torch.minimum(ahead, behind)
 
-    return along(tile.top, tile.height, size[0])[:, None] * along(tile.left, tile.width, size[1])[None, :]
+    weights, total = [along(*span) for span in spans], torch.zeros(end, device=device)
+    for (start, length), weight in zip(spans, weights, strict=True):
+        total[start : start + length] += weight
+    return [weight / total[start : start + length] for (start, length), weight in zip(spans, weights, strict=True)]
 
 
 def _even_tiles(length: int, tile: int, halo: float) -> list[tuple[int, int]]:
@@ -75,18 +82,18 @@ def map_tiles(
     if tile < step or size[0] % step or size[1] % step:
         raise ValueError(f"{size[0]} x {size[1]} pixels in tiles of {tile} do not divide by {step}; pad the picture and use larger tiles")
     rows, columns = (_even_tiles(length // step, tile // step, halo / step) for length in size)
-    windows = [Window(top * step, left * step, height * step, width * step) for top, height in rows for left, width in columns]
-    value: Tensor
-    count: Tensor
-    for done, window in enumerate(windows, 1):
-        out = function(gather_windows(x, [window])).float()
-        placed = Window(*(int(v * factor) for v in window))
-        if done == 1:
+    spans = [[(int(start * step * factor), int(side * step * factor)) for start, side in tiles] for tiles in (rows, columns)]
+    trim = int(halo * factor) // 3
+    down, across = (_blends(axis, trim, max(1, int(halo * factor) - 2 * trim), x.device) for axis in spans)
+    value: Tensor | None = None
+    total = len(rows) * len(columns)
+    for done, (i, j) in enumerate(product(range(len(rows)), range(len(columns))), 1):
+        (top, height), (left, width) = rows[i], columns[j]
+        out = function(gather_windows(x, [Window(top * step, left * step, height * step, width * step)])).float()
+        if value is None:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
-            count = out.new_zeros((1, 1, *value.shape[-2:]))
-        trim = int(halo * factor) // 3
-        weight = _tile_weights(placed, (value.shape[-2], value.shape[-1]), trim, max(1, int(halo * factor) - 2 * trim), out.device)
-        place_windows(value, out, [placed], weight)
-        place_windows(count, torch.ones_like(weight)[None, None], [placed], weight)
-        on_tile(done, len(windows))
-    return value.div_(count)
+        (top, height), (left, width) = spans[0][i], spans[1][j]
+        place_windows(value, out, [Window(top, left, height, width)], down[i][:, None] * across[j][None, :])
+        on_tile(done, total)
+    assert value is not None
+    return value

@@ -24,7 +24,7 @@ __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "choose_device"
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
 NATIVE = (16, 16)
-TILE, HALO, PATCH, SHARE = 136, 10, 20, 0.22  # latent pixels, and the share of the picture that statistics are taken from
+TILE, HALO, PATCH, SHARE = 256, 10, 24, 0.3  # latent pixels, and the share of the picture that statistics are taken from
 
 
 def alphas_cumprod() -> Tensor:
@@ -96,7 +96,7 @@ class LeavesModel:
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """(B, 4, h, w) latents -> (B, 3, 4h, 4w) RGB in -1..1. Large pictures go through in tiles."""
-        return self._tiled(self.autoencoder.decoder, z * self._scale + self._shift, Fraction(FACTOR), 1).clamp(-1, 1)
+        return self._tiled(self.autoencoder.decoder, z * self._scale + self._shift, Fraction(FACTOR), 1).clamp_(-1, 1)
 
     @staticmethod
     def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:

@@ -24,6 +24,7 @@ from bench.speed.memory import memory
 from bench.speed.overhead import overhead
 from bench.speed.page import page, plot
 from bench.speed.plan import plan
+from bench.speed.tiled import tiled
 from bench.speed.unets import SD_15, SD_15_FLOPS, unet_flops, without_diffusers
 
 __all__ = ["Settings", "main", "measure"]
@@ -38,6 +39,9 @@ class Settings:
     steps: int = 4
     repeats: int = 3
     memory_side: int = 1024
+    tiled_side: int = 272
+    tiled_repeats: int = 5
+    tiled_memory_sides: tuple[int, ...] = (512, 1024)
     embedded_side: int = 48
     embedded_batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     embedded_repeats: int = 5
@@ -53,6 +57,7 @@ def sections(settings: Settings, device: torch.device) -> dict[str, Callable[[],
             cpu, SD_15_FLOPS if without_diffusers() else unet_flops(SD_15), sides=s.sides, overlaps=s.overlaps, steps=s.steps, repeats=s.repeats
         ),
         "memory": lambda: memory(s.memory_side),
+        "tiled": lambda: tiled(device, side=s.tiled_side, repeats=s.tiled_repeats, memory_sides=s.tiled_memory_sides),
         "embedded": lambda: embedded(device, side=s.embedded_side, batches=s.embedded_batches, repeats=s.embedded_repeats),
         "gpu": lambda: gpu(device, batches=s.gpu_batches, repeats=s.repeats),
     }

@@ -9,6 +9,7 @@ __all__ = ["Bar", "bars"]
 
 SHARES = {"Quality": 0.60, "Balanced": 0.20, "Fast": 0.10}
 OVERHEAD, EXPONENT, MEMORY_MIB, COUNT = 0.03, 1.15, 1536.0, 0.01
+TILED_TIME, TILED_LEVELS, TILED_GROWTH = 1.15, 2.0, 1.15
 REFERENCE_SIDE = 512
 """Latent pixels a side at 4096 x 4096 pixels, where the overhead's bar stands."""
 
@@ -48,12 +49,22 @@ def _memory(found: Mapping[str, Any]) -> Iterator[Bar]:
         yield Bar(f"peak memory beyond model and output at {found['pixels'][0]} px, {kind}, MiB", found[f"{kind}_mib"], MEMORY_MIB)
 
 
+def _tiled(found: Mapping[str, Any]) -> Iterator[Bar]:
+    yield Bar(f"decoding in tiles: its time over that at once, {found['pixels']} px", found["ratio"], TILED_TIME)
+    for row in found["rows"]:
+        yield Bar(f"decoding in tiles: largest difference, {row['scene']}, {row['views']:g} views wide, levels of 255", row["largest"], TILED_LEVELS)
+    if found["memory"]:
+        small, *_, large = found["memory"]
+        growth = large["beyond_mib"] / small["beyond_mib"]
+        yield Bar(f"decoding in tiles: memory beyond the picture, {large['pixels']} px over {small['pixels']} px", growth, TILED_GROWTH)
+
+
 def _gpu(found: Mapping[str, Any]) -> Iterator[Bar]:
     for row in found["rows"]:
         yield Bar(f"engine's share on the GPU, {row['unet']}, window batch {row['window_batch']}", 1 - 1 / row["ratio"], OVERHEAD)
 
 
-MAKERS = {"plan": _plan, "overhead": _overhead, "memory": _memory, "gpu": _gpu}
+MAKERS = {"plan": _plan, "overhead": _overhead, "memory": _memory, "tiled": _tiled, "gpu": _gpu}
 
 
 def bars(sections: Mapping[str, Mapping[str, Any]]) -> list[Bar]:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ from torch.profiler import ProfilerActivity, profile
 from apt_ext.demo.job import peak_memory_mib
 from bench.speed.overhead import run_phase
 
-__all__ = ["allocated_peak", "memory", "resident_peak"]
+__all__ = ["MIB", "allocated_peak", "memory", "resident_peak"]
 
 MIB = 2**20
 STATM = Path("/proc/self/statm")
 
 
-def allocated_peak(side: int, overlap: float) -> float:
-    """Largest sum of live tensors in MiB during a phase of two steps on `side` x `side` latents, from torch's own account of every allocation."""
+def allocated_peak(work: Callable[[], object]) -> float:
+    """Largest sum of tensors in MiB that were made and alive while some work was done on the CPU, from torch's own account of every allocation."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        run_phase(side, overlap, 2, torch.device("cpu"))
+        work()
     results = run.profiler.kineto_results
     changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
     live = peak = 0
@@ -69,4 +70,4 @@ def memory(side: int, overlap: float = 0.5) -> dict[str, Any]:
 if __name__ == "__main__":
     size, share = int(sys.argv[1]), float(sys.argv[2])
     resident = {"resident": resident_peak(size, share)} if STATM.exists() else {}
-    print(json.dumps({**resident, "allocated": allocated_peak(size, share)}))
+    print(json.dumps({**resident, "allocated": allocated_peak(lambda: run_phase(size, share, 2, torch.device("cpu")))}))

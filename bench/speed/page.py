@@ -44,6 +44,10 @@ COLUMNS: dict[str, tuple[str, dict[str, str]]] = {
             "share": "share of a phase",
         },
     ),
+    "tiled": (
+        "Decoding in tiles, the embedded model",
+        {"scene": "scene", "views": "views wide", "largest": "largest difference, levels of 255", "beyond_two": "share of values more than 2 apart"},
+    ),
     "embedded": ("The embedded model", VIEWS),
     "gpu": ("UNets on a GPU", {"unet": "UNet", "dtype": "type", **VIEWS, "panorama_view_s": "diffusers' MultiDiffusion, s per view"}),
 }
@@ -58,6 +62,9 @@ def _notes(name: str, found: Mapping[str, Any]) -> str:
             f"2 x {found['unet_flops'] / 1e12:.3g} TFLOP at {found['matmul_flops_per_s'] / 1e9:.3g} GFLOP/s, this processor's matrix product. "
             f"Exponent of time per step against pixels: {fits}. Operators per view: {found['operators_per_view']:.1f}."
         )
+    if name == "tiled":
+        sizes = "; ".join(f"{row['pixels']} px: {row['beyond_mib']:g} MiB beside a picture of {row['picture_mib']:g}" for row in found["memory"])
+        return f"Time over that of decoding {found['pixels']} px at once: {found['ratio']:.3f}. Peak memory beyond the picture: {sizes or 'not measured'}."
     return str(found.get("reason", ""))
 
 
