@@ -233,6 +233,13 @@ def test_bars_on_quality(name, verdict, pictures, met):
     assert bar["met"] is met
 
 
+def test_bars_hold_for_the_first_model_and_seed_and_for_what_else_was_run_at_their_scale():
+    rows = [measured("Quality", "better"), measured("Quality", "worse") | {"seed": 2}, measured("Quality", "worse") | {"model": "n", "scale": 2}]
+    summary = {"rows": rows, "models": [{"sha256": "m"}, {"sha256": "n"}], "seeds": [1, 2], "count": 4}
+    found = {bar["bar"].split("bases, ")[1].split(":")[0]: bar["met"] for bar in check_bars(summary) if bar["bar"].startswith("Quality, kernel")}
+    assert found == {"model m, seed 1": True, "model m, seed 2": False}
+
+
 def test_the_grid_has_every_group_once_and_no_name_twice():
     rows = all_settings()
     assert len({(s.group, s.name) for s in rows}) == len(rows)
