@@ -233,8 +233,9 @@ def test_bars_on_quality(name, verdict, pictures, met):
     assert bar["met"] is met
 
 
-def test_bars_hold_for_the_first_model_and_seed_and_for_what_else_was_run_at_their_scale():
-    rows = [measured("Quality", "better"), measured("Quality", "worse") | {"seed": 2}, measured("Quality", "worse") | {"model": "n", "scale": 2}]
+def test_bars_hold_for_the_first_model_and_seed_and_for_what_else_was_run_in_full_at_their_scale():
+    worse = measured("Quality", "worse")
+    rows = [measured("Quality", "better"), worse | {"seed": 2}, worse | {"model": "n", "scale": 2}, worse | {"model": "n", "seed": 2, "pictures": 3}]
     summary = {"rows": rows, "models": [{"sha256": "m"}, {"sha256": "n"}], "seeds": [1, 2], "count": 4}
     found = {bar["bar"].split("bases, ")[1].split(":")[0]: bar["met"] for bar in check_bars(summary) if bar["bar"].startswith("Quality, kernel")}
     assert found == {"model m, seed 1": True, "model m, seed 2": False}

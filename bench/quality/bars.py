@@ -53,11 +53,11 @@ def _quality(bar: Bar, summary: dict[str, Any], model: str, seed: int) -> dict[s
 
 
 def check_bars(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every bar with whether it is met and what was found, for the first model and seed of a summary and every other that was run at the
-    bars' scale. What is not measured is missed."""
+    """Every bar with whether it is met and what was found, for the first model and seed of a summary, where what is not measured is missed,
+    and for every other with as many pictures at the bars' scale."""
     runs = [(model["sha256"][:12], seed) for model in summary["models"] for seed in summary["seeds"]]
     where = {"group": "presets", "scale": SCALE, "base": BASE}
-    there = {(row["model"], row["seed"]) for row in summary["rows"] if all(row[name] == value for name, value in where.items())}
+    there = {(row["model"], row["seed"]) for row in summary["rows"] if row["pictures"] >= summary["count"] and where.items() <= row.items()}
     runs = [run for run in runs if run == runs[0] or run in there]
     return [check for bar in BARS for check in (_cost(bar), *(_quality(bar, summary, *run) for run in runs))]
 

@@ -183,7 +183,8 @@ def test_every_sampler_and_schedule_works_or_is_refused(webui, sampler, schedule
 
 
 def test_progress_runs_once_from_nothing_to_all(webui):
-    thread, results, seen = webui.in_background(lambda: webui.hires(steps=8, hr_scale=3, alwayson_scripts=apt(window_batch=1)))
+    job = {"steps": 8, "hr_scale": 3, "alwayson_scripts": apt(window_batch=1, phases="progressive")}
+    thread, results, seen = webui.in_background(lambda: webui.hires(**job))
     while thread.is_alive():
         at = webui.progress()
         seen.append((at["progress"], at["textinfo"] or ""))
