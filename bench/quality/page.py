@@ -136,12 +136,17 @@ def page(summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
         grouped.setdefault(f"{place(row)}, {row['pictures']} pictures", []).append(row)
     parts += [f"## {title}\n\n{_group(rows)}{_beside(rows)}" for title, rows in grouped.items()]
     parts += ["## Bars", table(["bar", "met", "found"], [[bar["bar"], "yes" if bar["met"] else "NO", bar["found"]] for bar in summary["bars"]])]
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, list[Mapping[str, Any]]] = {}
     for what in summary["missing"]:
-        missing.setdefault(place(what), []).append(f"{what['name']} ({what['pictures']})")
+        missing.setdefault(place(what), []).append(what)
     if missing:
-        parts += ["## Not measured yet", f"Or on fewer than {summary['count']} pictures; how many is in brackets."]
-        parts += [table(["where", "settings"], [[where, ", ".join(names)] for where, names in missing.items()])]
+        parts += [
+            "## Not measured yet",
+            f"Or on fewer than {summary['count']} pictures; how many is in brackets. *All* is everything that the group has there.",
+        ]
+        some = {where: [what for what in all_ if what["pictures"]] and all_ for where, all_ in missing.items()}
+        names = {where: ", ".join(f"{what['name']} ({what['pictures']})" for what in all_) or "all (0)" for where, all_ in some.items()}
+        parts += [table(["where", "settings"], [[where, text] for where, text in names.items()])]
     return "\n\n".join(parts) + "\n"
 
 
