@@ -7,7 +7,8 @@ its neighbour. Here the statistics are gathered first, from all tiles or from a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +54,9 @@ class _Statistics:
         weight, bias = (None if v is None else v.float().repeat(x.shape[0]) for v in (self.layer.weight, self.layer.bias))
         return F.batch_norm(x.reshape(1, -1, *x.shape[2:]), mean, variance, weight, bias, False, 0.0, self.layer.eps).reshape(x.shape)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """The layer's forward while it is calibrated. With a sample of the whole, the layers behind it meet nearly what they will meet later."""
-        self.add(x)
-        if self.weights is None:
-            return F.group_norm(x, self.layer.num_groups, self.layer.weight, self.layer.bias, self.layer.eps)
-        return self.normalise(x)
+
+class _Enough(Exception):
+    """Every layer has met the sample: what is left of its run would be thrown away."""
 
 
 @contextmanager
@@ -69,16 +67,28 @@ def shared_group_norm(module: nn.Module, calibrate: Callable[[], object], weight
         module: an encoder or a decoder. Only these instances are changed, and they are restored in every case.
         calibrate: runs the module over all tiles, in as many calls as it likes, or over a sample of the picture; its results are unused.
         weights: (P, B, h, w) float32, summing to one per sample, where calibrate hands the module one batch of P * B patches, patch by
-            patch: a sample of the picture. Left out, a batch is B samples and everything counts the same.
+            patch: a sample of the picture. It is run as far as the last layer, each being met once. Left out, a batch is B samples and
+            everything counts the same.
 
     With weights, layers normalise by the sample's statistics already while they are calibrated, so that later ones are met behind nearly
     what they will be met behind. Without, later ones are met behind layers that still normalise each call by itself.
     """
     layers = {layer: _Statistics(layer, weights) for layer in module.modules() if isinstance(layer, nn.GroupNorm)}
+
+    def gather(statistics: _Statistics, x: Tensor) -> Tensor:
+        """A layer's forward while it is calibrated. With a sample of the whole, the layers behind it meet nearly what they will meet later."""
+        statistics.add(x)
+        if weights is None:
+            of = statistics.layer
+            return F.group_norm(x, of.num_groups, of.weight, of.bias, of.eps)
+        if all(each.sums is not None for each in layers.values()):
+            raise _Enough
+        return statistics.normalise(x)
+
     try:
         for layer, statistics in layers.items():
-            layer.__dict__["forward"] = statistics.gather
-        with torch.no_grad():
+            layer.__dict__["forward"] = partial(gather, statistics)
+        with torch.no_grad(), suppress(_Enough):
             calibrate()
         for layer, statistics in layers.items():
             layer.__dict__.pop("forward")

@@ -24,7 +24,7 @@ __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "choose_device"
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
 NATIVE = (16, 16)
-TILE, HALO, PATCH, SHARE = 256, 10, 24, 0.3  # latent pixels, and the share of the picture that statistics are taken from
+TILE, HALO, PATCH, SHARE = 256, 10, 24, 0.34  # latent pixels, and the share of the picture that statistics are taken from
 
 
 def alphas_cumprod() -> Tensor:

@@ -273,10 +273,12 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
 
 
 def _callback_state(sampler: Any, progress: Progress) -> Callable[[dict[str, Any]], None]:
-    """The host's own per-step callback, after which the bar stands where the whole job is."""
+    """The host's own per-step callback, with the bar where the whole job is, before it as after it."""
 
     def callback(info: dict[str, Any]) -> None:
-        type(sampler).callback_state(sampler, info)
+        # The host shows the step's number, which on this bar would be a leap for as long as it draws its own. Only a sampler that is to stop
+        # at a step needs the number itself.
+        type(sampler).callback_state(sampler, info if sampler.stop_at is not None else info | {"i": shared.state.sampling_step})
         progress.show()
 
     return callback

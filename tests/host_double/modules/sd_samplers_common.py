@@ -39,7 +39,7 @@ def decode_first_stage(model, x):
 class Sampler:
     def __init__(self, funcname):
         self.funcname = self.func = funcname
-        self.config = self.last_latent = self.p = self.model_wrap_cfg = self.sampler_extra_args = None
+        self.config = self.last_latent = self.p = self.model_wrap_cfg = self.sampler_extra_args = self.stop_at = None
 
     def callback_state(self, d):
         shared.state.sampling_step = d["i"]
