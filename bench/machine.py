@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long some work takes on a device, from idle to idle."""
+    wait(device)
+    started = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - started
+
+
 def median_ratio(pairs: list[tuple[float, float]]) -> float:
     """The middle of a / b over runs that were timed in turn, which a busy moment of the machine does not move."""
     ratios = sorted(a / b for a, b in pairs)
@@ -75,9 +85,5 @@ def matmul_flops(device: torch.device, dtype: torch.dtype = torch.float32, side:
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(repeats + 1):  # the first one warms up; being the slowest it does not count
-        wait(device)
-        started = time.perf_counter()
-        a @ b
-        wait(device)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, seconds(lambda: a @ b, device))
     return 2 * side**3 / best

@@ -21,8 +21,8 @@ class Line(NamedTuple):
     joined: bool = False
 
 
-def draw(title: str, x: str, y: str, lines: Sequence[Line], log: bool = False) -> str:
-    """Named lines with their error bars as SVG; `log` makes both axes logarithmic."""
+def draw(title: str, x: str, y: str, lines: Sequence[Line], log: str = "") -> str:
+    """Named lines with their error bars as SVG; the axes in `log`, such as "xy", are logarithmic."""
     matplotlib.use("svg")
     from matplotlib.figure import Figure
 
@@ -35,7 +35,7 @@ def draw(title: str, x: str, y: str, lines: Sequence[Line], log: bool = False) -
             if all(p[2] is not None and p[3] is not None for p in line.points):
                 bars = [[max(0.0, p[1] - (p[2] or 0.0)) for p in line.points], [max(0.0, (p[3] or 0.0) - p[1]) for p in line.points]]
             axes.errorbar(xs, ys, yerr=bars, fmt="o-" if line.joined else "o", capsize=3, markersize=4, label=line.name)
-        axes.set(title=title, xlabel=x, ylabel=y, **({"xscale": "log", "yscale": "log"} if log else {}))
+        axes.set(title=title, xlabel=x, ylabel=y, **{f"{axis}scale": "log" for axis in log})
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         out = io.StringIO()

@@ -106,9 +106,10 @@ def plots(summary: Mapping[str, Any]) -> dict[str, str]:
             lines, apart = [], "reanchor" if name == "matching" else "residual"
             for value in sorted({row["options"][apart] for row in rows}):
                 some = [row for row in rows if row["options"][apart] == value]
-                text = f"re-anchoring {value}" if apart == "reanchor" else f"residual's exponent {value:g}"
+                text = "DemoFusion" if len(some) == len(rows) else f"re-anchoring {value}" if apart == "reanchor" else f"residual's exponent {value:g}"
                 lines.append(Line(text, _points(some, [row["options"][field] for row in some], "kernel_windows"), joined=True))
-            made[name] = draw(f"{label.capitalize()} at 2x", label, distance, lines)
+            # Without the residual a high start ends in noise, thousands of times as far away.
+            made[name] = draw(f"{label.capitalize()} at 2x", label, distance, lines, log="y" if name == "shortcut" else "")
     curves = [row for row in _chosen(summary, scale=2, group="methods") if row["name"].startswith("DemoFusion")]
     if curves:
         lines = [Line(row["name"], [(k, v, None, None) for k, v in enumerate(row["curve"][-1]["steps"])], joined=True) for row in curves]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from apt_ext.core.residual import Denoiser
 from apt_ext.core.schedule import PathWeights
 from apt_ext.core.windows import draw_windows
 from apt_ext.demo.model import load_model
-from bench.machine import median_ratio, wait
+from bench.machine import median_ratio, seconds
 
 __all__ = ["bare_seconds", "compare", "embedded", "engine_seconds"]
 
@@ -27,21 +26,12 @@ def bare_seconds(
     """Seconds of the model alone over `batches` of views (C, h, w): the least that any engine needs for them. `extra`: one row each."""
     inputs = {n: (torch.randn((n, *shape), device=device, dtype=dtype), torch.ones(n, device=device)) for n in set(batches)}
     more = {n: {key: value.expand(n, *value.shape[1:]).contiguous() for key, value in extra.items()} for n in set(batches)}
-    wait(device)
-    started = time.perf_counter()
-    for n in batches:
-        denoiser(*inputs[n], **more[n])
-    wait(device)
-    return time.perf_counter() - started
+    return seconds(lambda: [denoiser(*inputs[n], **more[n]) for n in batches], device)
 
 
 def engine_seconds(fused: FusedDenoiser, x: Tensor, extra: dict[str, Tensor]) -> float:
     """Seconds of one call of the fused denoiser, one step of Euler's, on (1, C, H, W)."""
-    wait(x.device)
-    started = time.perf_counter()
-    fused(x, torch.ones(1, device=x.device), **extra)
-    wait(x.device)
-    return time.perf_counter() - started
+    return seconds(lambda: fused(x, torch.ones(1, device=x.device), **extra), x.device)
 
 
 def compare(

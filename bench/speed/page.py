@@ -78,7 +78,7 @@ def plot(results: Mapping[str, Any]) -> str:
     first, *_, last = sorted({row["megapixels"] for row in rows})
     least = min(row["step_s"] / row["megapixels"] for row in rows)
     lines.append(Line("linear", [(size, least * size, None, None) for size in (first, last)], joined=True))
-    return draw("The engine's own time per step", "megapixels", "seconds", lines, log=True)
+    return draw("The engine's own time per step", "megapixels", "seconds", lines, log="xy")
 
 
 def page(results: Mapping[str, Any], picture: str = "speed.svg") -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.model import LeavesModel, load_model
 from apt_ext.demo.world import STYLES, make_scene, render
-from bench.machine import median_ratio, wait
+from bench.machine import median_ratio, seconds
 from bench.speed.memory import MIB, allocated_peak
 
 __all__ = ["tiled"]
@@ -34,14 +33,6 @@ def _at_once(model: LeavesModel, z: Tensor) -> Tensor:
     return model.autoencoder.decoder(z * model._scale + model._shift).clamp_(-1, 1)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    wait(device)
-    started = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - started
-
-
 @torch.inference_mode()
 def tiled(device: torch.device, *, side: int, repeats: int, memory_sides: Sequence[int]) -> dict[str, Any]:
     """The embedded decoder on `side` x `side` latents, timed in turn, and its peak memory on pictures of `memory_sides` latents.
@@ -57,7 +48,7 @@ def tiled(device: torch.device, *, side: int, repeats: int, memory_sides: Sequen
         z = _latents(model, style, extent, side)
         apart = (model.decode(z) - _at_once(model, z)).abs() * 127.5
         rows.append({"scene": style, "views": extent, "largest": round(float(apart.max()), 3), "beyond_two": float((apart > 2).float().mean())})
-    runs = [(_seconds(lambda: model.decode(z), device), _seconds(lambda: _at_once(model, z), device)) for _ in range(repeats)]
+    runs = [(seconds(lambda: model.decode(z), device), seconds(lambda: _at_once(model, z), device)) for _ in range(repeats)]
     found: dict[str, Any] = {"pixels": side * FACTOR, "rows": rows, "ratio": median_ratio(runs), "memory": []}
     for large in memory_sides if device.type == "cpu" else ():
         z = torch.randn((1, 4, large, large), generator=torch.Generator().manual_seed(0))
