@@ -14,10 +14,13 @@ __all__ = [
     "METHODS",
     "PHASE_POLICIES",
     "PRESETS",
+    "PUBLISHED",
     "PUBLISHED_WINDOWS",
+    "UPSCALERS",
     "Options",
     "Preset",
     "blur_of",
+    "has_residual",
     "preset_named",
     "preset_options",
     "published",
@@ -29,6 +32,7 @@ METHODS = ("multidiffusion", "demofusion", "accdiffusion")
 PHASE_POLICIES = ("progressive", "double", "direct")
 BORDERS = ("inside", "over")
 FILLS = ("reflect", "zero")
+UPSCALERS = ("lanczos", "bicubic", "latent")
 METHOD_BLUR = {"multidiffusion": 0.0, "demofusion": 1.0, "accdiffusion": 0.8}
 
 
@@ -42,18 +46,31 @@ class Preset:
     schedule: str = "karras"
 
 
-PRESETS: dict[str, Preset] = {
-    "Fast": Preset({"steps": 25, "shortcut": 0.6, "phases": "direct"}),
-    "Balanced": Preset({"steps": 30, "shortcut": 0.6, "phases": "double"}),
-    "Quality": Preset({"steps": 50, "shortcut": 0.6, "phases": "double"}),
-}
-
 PUBLISHED_WINDOWS: dict[str, Any] = {"overlap": 0.5, "feather": 0.0, "border": "inside", "fill": "zero", "tolerance": 0.0}
 """How the base methods' own code lays and blends windows: half overlapping, all pixels alike, zeros beyond the border, both paths at every step."""
 
+PUBLISHED: dict[str, Any] = {
+    "steps": 50,
+    "shortcut": 1.0,
+    "matching": 0.0,
+    "phases": "progressive",
+    "upscaler": "latent",
+    "colour_fix": 0.0,
+    **PUBLISHED_WINDOWS,
+}
+"""DemoFusion's published settings (Du et al., CVPR 2024): enlarged latents, phase by phase, every step."""
+
+PRESETS: dict[str, Preset] = {
+    "Fast": Preset({"method": "multidiffusion", "steps": 25, "matching": 0.0}),
+    "Balanced": Preset({"steps": 40}),
+    "Quality": Preset({"steps": 50, "phases": "double"}),
+    "Published": Preset(PUBLISHED, sampler="euler", schedule="normal"),
+}
+
 
 def setting(default: Any, label: str, text: str, **limits: Any) -> Any:
-    """A field with its label, its help and its limits: `choices`, or `least` and `most`, and `word` for one allowed word beside numbers."""
+    """A field with its label, its help and its limits: `choices`, `known` choices of a free text, or `least` and `most`, and `word` for one allowed word beside
+    numbers. A switch has none."""
     return dataclasses.field(default=default, metadata={"label": label, "help": text, **limits})
 
 
@@ -67,13 +84,13 @@ class Options:
 
     method: str = setting("demofusion", "Method", "base method of patch fusion", choices=METHODS)
     steps: int = setting(30, "Steps", "steps of the whole noise schedule; the shortcut runs a share of them", least=1, most=1000)
-    shortcut: float = setting(0.6, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
+    shortcut: float = setting(0.4, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
     matching: float = setting(1.0, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
     gamma: float | str = setting(
         0.0, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
     )
     phases: str = setting(
-        "double",
+        "direct",
         "Phases",
         "the picture by factors of at most 2 ('double'), x 2, x 3, ... ('progressive'), at once ('direct'), or ratios to the base such as 1.5,2,4",
     )
@@ -96,11 +113,24 @@ class Options:
         0.3, "Words per window", "AccDiffusion: share of a window that a word must fill to stay in that window's prompt; 0 keeps all words", least=0.0, most=1.0
     )
     dilated_every: int = setting(1, "Dilated path every", "evaluate the dilated path at every k-th step and hold its correction in between", least=1, most=8)
+    upscaler: str = setting(
+        "lanczos",
+        "Upscaler",
+        "how the picture is enlarged before a phase: its pixels ('lanczos', 'bicubic', an image upscaler) or its latents ('latent', as DemoFusion does)",
+        known=UPSCALERS,
+    )
+    skip_residual: bool = setting(True, "Skip residual", "pull every step towards the picture that the phase began with (DemoFusion, AccDiffusion)")
+    hold: float = setting(0.0, "Hold the picture", "how strongly the coarse shapes are held to the picture that the phase began with", least=0.0, most=1.0)
+    hold_until: float = setting(0.3, "Hold until", "noise level at which the hold has faded out", least=0.01, most=20.0)
+    hold_width: float = setting(0.25, "Hold width", "how coarse the held shapes are, in latent pixels of the smaller picture", least=0.05, most=4.0)
+    colour_fix: float = setting(
+        4.0, "Colour fix", "colours coarser than so many pixels of the smaller picture are taken from it; 0 leaves them as they come", least=0.0, most=64.0
+    )
     window_batch: int = setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name), field.metadata, whole=isinstance(field.default, int))
+            _check(field.name, getattr(self, field.name), field.metadata, type(field.default))
         if self.phases not in PHASE_POLICIES:
             self.phase_ratios()
 
@@ -118,9 +148,15 @@ class Options:
         return ratios
 
 
-def _check(name: str, value: Any, limits: Mapping[str, Any], whole: bool) -> None:
-    shown = name.replace("_", " ")
-    if "choices" in limits:
+def _check(name: str, value: Any, limits: Mapping[str, Any], kind: type) -> None:
+    shown, whole = name.replace("_", " "), kind is int
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{shown} {value!r} is neither true nor false")
+    elif "known" in limits:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{shown} {value!r} is not a name; use one of {', '.join(limits['known'])}, or an upscaler's name")
+    elif "choices" in limits:
         if value not in limits["choices"]:
             raise ValueError(f"{shown} {value!r} does not exist; use one of {', '.join(limits['choices'])}")
     elif "least" in limits:
@@ -165,9 +201,15 @@ def reanchors(options: Options) -> bool:
     return options.reanchor == "on" or (options.reanchor == "auto" and options.method != "multidiffusion")
 
 
+def has_residual(options: Options) -> bool:
+    """Whether a phase mixes the skip residual into the sampler's state. MultiDiffusion has none: it starts from the noised latent and goes its own way."""
+    return options.skip_residual and options.method != "multidiffusion"
+
+
 def published(options: Options) -> Options:
-    """The same job by the base method alone, without any part of APT: no matching, the plain schedule, every step.
+    """The same job by the base method alone, without any part of APT: enlarged latents, no matching, nothing held, the plain schedule, every step.
 
     MultiDiffusion keeps its start in the middle of the schedule: it has no skip residual, so from full noise it would make another picture.
     """
-    return dataclasses.replace(options, matching=0.0, gamma=0.0, dilated_every=1, shortcut=options.shortcut if options.method == "multidiffusion" else 1.0)
+    own: dict[str, Any] = {"matching": 0.0, "gamma": 0.0, "dilated_every": 1, "upscaler": "latent", "skip_residual": True, "hold": 0.0, "colour_fix": 0.0}
+    return dataclasses.replace(options, **own, shortcut=options.shortcut if options.method == "multidiffusion" else 1.0)

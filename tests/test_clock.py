@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, StepClock
+from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, LevelClock, StepClock
 from tests.sampler_probe import SigmaNoise, run
 from tests.test_samplers import LISTS, SHAPE, Run, chain, far, karras, mix, sampler_of, toy
 
@@ -76,4 +76,12 @@ def test_fewer_calls_than_steps_are_refused_at_the_end() -> None:
         clock.finish()
     for sigma in (7.0, 5.0):
         clock.tick(sigma)
+    clock.finish()
+
+
+def test_a_level_clock_tells_the_step_by_the_level() -> None:
+    """In any number of calls, upwards too; levels between two steps belong to the earlier one."""
+    clock = LevelClock([10.0, 5.0, 1.0, 0.0])
+    told = [(clock.tick(sigma), clock.step) for sigma in (10.0, 7.0, 5.0, 5.0, 3.0, 1.0, 0.2, 7.0, 12.0)]
+    assert told == [(False, step) for step in (0, 0, 1, 1, 1, 2, 2, 0, 0)]
     clock.finish()

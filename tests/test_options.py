@@ -1,11 +1,12 @@
 """The one dataclass of settings: limits, refusals in one sentence, and the command line made from it."""
 
+import dataclasses
 import math
 
 import pytest
 
 from apt_ext.demo.arguments import job_from, make_parser
-from apt_ext.options import Options, blur_of, settings
+from apt_ext.options import Options, blur_of, preset_options, published, settings
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,11 @@ from apt_ext.options import Options, blur_of, settings
         ({"phases": "nan"}, "phases 'nan' is neither one of"),
         ({"steps": 0}, "steps 0 is out of range; use a whole number from 1 to 1000"),
         ({"steps": 4.5}, "steps 4.5 is out of range; use a whole number"),
+        ({"skip_residual": 1}, "skip residual 1 is neither true nor false"),
+        ({"upscaler": " "}, "upscaler ' ' is not a name; use one of lanczos, bicubic, latent, or an upscaler's name"),
+        ({"upscaler": 4}, "upscaler 4 is not a name"),
+        ({"hold": 1.5}, "hold 1.5 is out of range; use a number from 0.0 to 1.0"),
+        ({"colour_fix": -1.0}, "colour fix -1.0 is out of range"),
     ],
 )
 def test_bad_values_are_refused_in_one_sentence(values, message):
@@ -40,29 +46,50 @@ def test_words_and_lists_are_accepted():
     assert blur_of(Options(blur=2.5)) == 2.5
 
 
+DIFFERENT = {"skip_residual": False, "upscaler": "bicubic", "hold": 0.5, "method": "accdiffusion", "steps": 7, "shortcut": 0.3}
+
+
 def test_every_setting_has_a_label_a_help_and_an_argument():
     parser = make_parser()
     for name, field in settings().items():
         assert field.metadata["label"]
         assert field.metadata["help"]
-        args = parser.parse_args(["upscale", "x.png", f"--{name.replace('_', '-')}", str(field.default)])
-        assert getattr(job_from(args, "photo").options, name) == field.default
+        flag, other = name.replace("_", "-"), DIFFERENT.get(name, field.default)
+        given = [f"--{'' if other else 'no-'}{flag}"] if isinstance(other, bool) else [f"--{flag}", str(other)]
+        args = parser.parse_args(["upscale", "x.png", *given])
+        assert getattr(job_from(args, "photo").options, name) == other
 
 
-def test_the_embedded_model_has_defaults_of_its_own_and_other_models_have_the_methods():
+def test_the_command_lines_defaults_are_a_presets():
     parser = make_parser()
 
-    def options(line):
-        chosen = job_from(parser.parse_args(line.split()), "photo").options
-        return chosen.shortcut, chosen.phases
+    def job(line):
+        return job_from(parser.parse_args(line.split()), "photo")
 
-    assert options("upscale x.png") == (0.4, "double")
-    assert options("upscale x.png --phases direct") == (0.4, "direct")
-    assert options("upscale x.png --no-apt") == (1.0, "progressive")
-    assert options("upscale x.png --no-apt --method multidiffusion") == (0.4, "double")
-    assert options("plan 64x64") == (0.4, "double")
-    assert options("plan 1024x1024 --model sdxl") == (0.6, "double")
-    assert options("plan 1024x1024 --model sdxl --no-apt") == (1.0, "progressive")
+    assert job("upscale x.png") == job("upscale x.png --preset balanced") == job("upscale x.png --preset Balanced")
+    assert job("upscale x.png").options == preset_options("Balanced")[0]
+    assert job("upscale x.png --preset fast --strength 0.3").options == dataclasses.replace(preset_options("Fast")[0], shortcut=0.3)
+    assert job("plan 1024x1024 --model sdxl").options == job("upscale x.png").options
+
+
+def test_no_apt_is_the_base_method_as_published():
+    parser = make_parser()
+
+    def job(line):
+        return job_from(parser.parse_args(line.split()), "photo")
+
+    assert job("upscale x.png --no-apt") == job("upscale x.png --preset published")
+    assert job("upscale x.png --no-apt --method accdiffusion").options == dataclasses.replace(preset_options("Published")[0], method="accdiffusion")
+    plain = job("upscale x.png --no-apt --method multidiffusion").options
+    assert (plain.phases, plain.upscaler, plain.overlap, plain.shortcut, plain.colour_fix) == ("direct", "latent", 0.5, Options().shortcut, 0)
+
+
+def test_the_published_preset_is_demofusions_settings():
+    options, sampler, schedule = preset_options("published")
+    assert (options.method, options.steps, options.shortcut, options.matching, options.upscaler) == ("demofusion", 50, 1.0, 0.0, "latent")
+    assert (options.overlap, options.tolerance, options.fill, options.feather, options.hold, options.colour_fix) == (0.5, 0.0, "zero", 0.0, 0.0, 0.0)
+    assert published(options) == options
+    assert (sampler, schedule) == ("euler", "normal")
 
 
 def test_no_apt_turns_off_all_three_parts():

@@ -253,20 +253,25 @@ def test_auto_gamma_has_nothing_to_say() -> None:
 
 @pytest.mark.parametrize(
     ("steps", "fraction", "start"),
-    [(50, 0.6, 20), (50, 1.0, 0), (30, 0.6, 12), (20, 0.75, 5), (10, 0.01, 9), (1, 0.5, 0), (50, 0.001, 49), (4, 0.3, 3)],
+    [(50, 0.6, 20), (50, 1.0, 0), (30, 0.6, 12), (20, 0.75, 5), (10, 0.06, 9), (1, 0.5, 0), (50, 0.02, 49), (4, 0.3, 3)],
 )
 def test_shortcut_start(steps: int, fraction: float, start: int) -> None:
-    """0.6 of 50 leaves 30 steps; at least one is always left."""
+    """0.6 of 50 leaves 30 steps."""
     assert shortcut_start(steps, fraction) == start
 
 
 @MANY
 @given(st.integers(1, 200), st.floats(0, 1, exclude_min=True))
-def test_shortcut_leaves_a_step(steps: int, fraction: float) -> None:
+def test_shortcut_leaves_a_step_or_says_so(steps: int, fraction: float) -> None:
     """The steps that run are `fraction` of all, to half a step."""
-    left = steps - shortcut_start(steps, fraction)
-    assert 1 <= left <= steps
-    assert abs(left - max(1, fraction * steps)) <= 0.5 + 1e-9
+    try:
+        left = steps - shortcut_start(steps, fraction)
+    except ValueError as error:
+        assert fraction * steps <= 0.5 + 1e-9
+        assert f"of {steps} steps leaves no step to run" in str(error)
+    else:
+        assert 1 <= left <= steps
+        assert abs(left - fraction * steps) <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.25, 1.125, float("nan")])

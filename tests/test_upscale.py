@@ -132,7 +132,7 @@ def test_hooks_see_phases_steps_and_views_and_may_stop(latent):
     with pytest.raises(KeyboardInterrupt):
         run(
             latent,
-            Options(steps=6),
+            Options(steps=6, shortcut=0.6),
             [1, 2],
             target=(32, 40),
             on_phase=lambda phase, start: seen.append((phase.size, len(start.sigmas) - 1)),
@@ -203,8 +203,11 @@ def test_statistics_shift_is_in_units_of_the_reference(latent):
 def test_options_of_the_base_method_alone():
     plain = published(Options(gamma=-0.5))
     assert (plain.matching, plain.gamma, plain.shortcut) == (0, 0, 1)
-    assert published(Options(method="multidiffusion")).shortcut == 0.6
-    assert dataclasses.replace(plain, matching=1.0, gamma=-0.5, shortcut=0.6) == Options(gamma=-0.5)
+    assert (plain.upscaler, plain.hold, plain.colour_fix) == ("latent", 0, 0)
+    usual = Options()
+    assert published(Options(method="multidiffusion")).shortcut == usual.shortcut
+    back = {name: getattr(usual, name) for name in ("matching", "shortcut", "upscaler", "hold", "colour_fix")}
+    assert dataclasses.replace(plain, gamma=-0.5, **back) == Options(gamma=-0.5)
 
 
 def test_auto_gamma_is_refused_for_a_batch_and_taken_for_one(latent):

@@ -8,8 +8,9 @@ evaluation already stands at the next step's sigma.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-__all__ = ["EVALUATIONS_PER_STEP", "StepClock", "calls_per_step", "check_steps", "evaluations_per_step"]
+__all__ = ["EVALUATIONS_PER_STEP", "FREE_SAMPLERS", "Clock", "LevelClock", "StepClock", "calls_per_step", "check_steps", "evaluations_per_step"]
 
 EVALUATIONS_PER_STEP: dict[str, int] = {
     "euler": 1,
@@ -26,23 +27,32 @@ EVALUATIONS_PER_STEP: dict[str, int] = {
 }
 """Model calls of a step, for every sampler of `k_diffusion.sampling` that takes a list of sigmas. A last step to sigma 0 always takes one."""
 
+FREE_SAMPLERS: dict[str, int] = {"dpm_fast": 1, "dpm_adaptive": 3}
+"""Samplers that choose their own noise levels between the first and the last of a phase, with the model calls to expect for each of its steps. Nothing can
+be written into their state, so they go without the skip residual."""
+
 CHURN = 2**0.5  # k-diffusion's s_churn raises a step's first noise level by at most this factor
 ROUNDING = 4e-3  # samplers hand sigmas on in the latents' precision, and bfloat16 rounds by up to 2e-3
 LEAST_STEPS = {"dpmpp_2m_sde": 2, "dpmpp_3m_sde": 2}  # with a single step to 0 they fail inside k-diffusion
 
 
-def evaluations_per_step(sampler: str) -> int:
-    """Model calls per step of a sampler, named as in `k_diffusion.sampling` without "sample_".
+def evaluations_per_step(sampler: str, residual: bool = True) -> int:
+    """Model calls per step of a sampler, named as in `k_diffusion.sampling` without "sample_"; those to expect, for `FREE_SAMPLERS`.
+
+    Args:
+        residual: whether the job mixes the skip residual into the sampler's state.
 
     Raises:
-        ValueError: for a sampler that chooses its own noise levels or that is not known.
+        ValueError: for a sampler that is not known, or that chooses its own noise levels where there is a skip residual.
     """
     if sampler in EVALUATIONS_PER_STEP:
         return EVALUATIONS_PER_STEP[sampler]
     known = ", ".join(EVALUATIONS_PER_STEP)
-    if sampler in ("dpm_fast", "dpm_adaptive"):
-        raise ValueError(f"sampler {sampler!r} chooses its own noise levels, so the phases cannot set them; use one of {known}")
-    raise ValueError(f"sampler {sampler!r} does not exist; use one of {known}")
+    if sampler not in FREE_SAMPLERS:
+        raise ValueError(f"sampler {sampler!r} does not exist; use one of {known}, {', '.join(FREE_SAMPLERS)}")
+    if residual:
+        raise ValueError(f"sampler {sampler!r} chooses its own noise levels, where the skip residual cannot follow; turn that off, or use one of {known}")
+    return FREE_SAMPLERS[sampler]
 
 
 def check_steps(sampler: str, steps: int) -> None:
@@ -59,6 +69,45 @@ def check_steps(sampler: str, steps: int) -> None:
 def calls_per_step(sigmas: Sequence[float], evaluations: int | Sequence[int]) -> list[int]:
     """Model calls of every step of a run over `sigmas`; a last step to 0 takes one. A sequence is passed on as it is."""
     return [1 if after == 0 else evaluations for after in sigmas[1:]] if isinstance(evaluations, int) else list(evaluations)
+
+
+class Clock(Protocol):
+    """Tells which step of a sampling run a model call belongs to.
+
+    Attributes:
+        step: number of the step of the last call, from 0.
+    """
+
+    step: int
+
+    def tick(self, sigma: float) -> bool:
+        """Count one model call at noise level `sigma`; true where it is the first of its step."""
+        ...
+
+    def finish(self) -> None:
+        """Say that the sampler has returned."""
+        ...
+
+
+class LevelClock:
+    """Tells the step by the noise level alone, for samplers that choose their levels or calls themselves.
+
+    Args:
+        sigmas: (N + 1) levels of the phase, descending; step k reaches from the k-th down to the next.
+    """
+
+    def __init__(self, sigmas: Sequence[float]):
+        self._sigmas = list(sigmas)
+        self.step = 0
+
+    def tick(self, sigma: float) -> bool:
+        """Never the first call of a step: which one is cannot be told."""
+        reached = (k for k, level in enumerate(self._sigmas[:-1]) if sigma <= level * (1 + ROUNDING))
+        self.step = max(reached, default=0)
+        return False
+
+    def finish(self) -> None:
+        """Any number of calls is right."""
 
 
 class StepClock:

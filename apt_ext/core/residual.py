@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from apt_ext.core.evaluations import StepClock
+from apt_ext.core.evaluations import Clock
+from apt_ext.core.hold import Hold
 from apt_ext.core.schedule import PathWeights
 
 __all__ = ["Denoiser", "PhaseDenoiser", "mix_residual"]
@@ -36,21 +37,25 @@ def mix_residual(x: Tensor, z_up: Tensor, noise: Tensor, sigma: float, c1: float
 
 
 class PhaseDenoiser:
-    """What a sampler gets as its model during a phase: counts the steps and mixes the skip residual in once per step.
+    """What a sampler gets as its model during a phase: counts the steps, mixes the skip residual in once per step, and holds the estimate.
 
     Args:
         denoiser: the fused denoiser of the phase.
         clock: counts this run's model calls; share it with the denoiser's windows.
         weights: sigma -> the weights of the step, of which c1 is used.
         residual: (z_up, noise), or None for no skip residual.
+        hold: low-pass guidance, or None.
     """
 
-    def __init__(self, denoiser: Denoiser, clock: StepClock, weights: Callable[[float], PathWeights], residual: tuple[Tensor, Tensor] | None):
-        self.denoiser, self.clock, self.weights, self.residual = denoiser, clock, weights, residual
+    def __init__(
+        self, denoiser: Denoiser, clock: Clock, weights: Callable[[float], PathWeights], residual: tuple[Tensor, Tensor] | None, hold: Hold | None = None
+    ):
+        self.denoiser, self.clock, self.weights, self.residual, self.hold = denoiser, clock, weights, residual, hold
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         """(B, C, H, W) the sampler's live tensor, changed at the first call of a step, and (B,) -> (B, C, H, W)."""
         level = float(sigma.max())
         if self.clock.tick(level) and self.residual is not None:
             mix_residual(x, *self.residual, level, self.weights(level).c1)
-        return self.denoiser(x, sigma, **extra)
+        estimate = self.denoiser(x, sigma, **extra)
+        return estimate if self.hold is None else self.hold(estimate, level)

@@ -172,19 +172,22 @@ def auto_gamma(z_start: Tensor, reference: Tensor, window: tuple[int, int], scal
 
 
 def shortcut_start(steps: int, fraction: float) -> int:
-    """Index of the step at which a phase starts: (1 - fraction) of `steps`, rounded, and at least one step is left.
+    """Index of the step at which a phase starts: (1 - fraction) of `steps`, rounded.
 
     Args:
         steps: N of the whole schedule. `fraction`: f in (0, 1]; 1 runs every step. It is the host's "denoising strength".
 
     Raises:
-        ValueError: for a fraction outside (0, 1].
+        ValueError: for a fraction outside (0, 1], or one that leaves no step.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"shortcut {fraction} is out of range; use a number above 0 and up to 1 (1 runs every step)")
     if steps < 1:
         raise ValueError(f"a schedule of {steps} steps cannot be shortened; use at least one")
-    return min(steps - 1, round((1 - fraction) * steps))
+    start = round((1 - fraction) * steps)
+    if start == steps:
+        raise ValueError(f"shortcut {fraction:g} of {steps} steps leaves no step to run; use a larger one or more steps")
+    return start
 
 
 def shortcut_sigmas(sigmas: Tensor, fraction: float) -> Tensor:

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from apt_ext.core.conditioning import Condition, condition_views
 from apt_ext.core.dilated import DilatedGrid, dilated_grid
-from apt_ext.core.evaluations import StepClock
+from apt_ext.core.evaluations import Clock, LevelClock, StepClock
 from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.hold import Hold, hold_weight
 from apt_ext.core.interaction import draw_permutations
 from apt_ext.core.phases import Phase, Size
 from apt_ext.core.residual import Denoiser, PhaseDenoiser
 from apt_ext.core.schedule import PathWeights, auto_gamma, cosine_weights, scale_aware_sigmas, shortcut_sigmas, unscaled_sigma
 from apt_ext.core.statistics import match_statistics, reanchor, statistics_shift, widen
 from apt_ext.core.windows import draw_windows
-from apt_ext.options import Options, blur_of, reanchors
+from apt_ext.options import Options, blur_of, has_residual, reanchors
 
 __all__ = [
     "ModelFacts",
@@ -32,6 +33,7 @@ __all__ = [
     "phase_denoiser",
     "phase_fused",
     "phase_grid",
+    "phase_hold",
     "phase_residual",
     "phase_starts",
     "phase_weights",
@@ -183,8 +185,21 @@ def phase_fused(
 
 
 def phase_residual(start: PhaseStart, noise: Tensor, options: Options) -> tuple[Tensor, Tensor] | None:
-    """(z_up, noise) of a phase's skip residual. MultiDiffusion has none: it starts from the noised latent and then goes its own way."""
-    return None if options.method == "multidiffusion" else (start.z_up, noise)
+    """(z_up, noise) of a phase's skip residual, where it has one."""
+    return (start.z_up, noise) if has_residual(options) else None
+
+
+def phase_hold(start: PhaseStart, options: Options, resolved: Size, free: Tensor | None = None) -> Hold | None:
+    """The low-pass guidance of a phase, where it has one.
+
+    Args:
+        resolved: (rows, columns) of the latent that z_up was enlarged from: what it really shows, so how wide the low-pass is.
+        free: see `Hold`.
+    """
+    if options.hold == 0:
+        return None
+    rows, columns = (options.hold_width * up / own for up, own in zip(start.z_up.shape[-2:], resolved, strict=True))
+    return Hold(start.z_up, (rows, columns), hold_weight(options.hold, float(start.sigmas[0]), options.hold_until), free)
 
 
 def phase_denoiser(
@@ -195,8 +210,9 @@ def phase_denoiser(
     options: Options,
     model: ModelFacts,
     *,
-    evaluations: int,
+    evaluations: int | None,
     seed: int,
+    resolved: Size,
     condition: Condition = condition_views,
     on_views: Callable[[int], None],
 ) -> PhaseDenoiser:
@@ -205,15 +221,17 @@ def phase_denoiser(
     Args:
         denoiser: k-diffusion's signature, guidance included.
         noise: (B, C, H, W), unit variance: the phase's starting noise.
-        evaluations: model calls per step, from `evaluations_per_step`.
+        evaluations: model calls per step, from `evaluations_per_step`; None for a sampler that chooses its own noise levels.
+        resolved: see `phase_hold`.
         seed, condition, on_views: as in `phase_fused`.
 
     Returns:
         A denoiser for one run of the sampler over `start.sigmas`; its `clock.finish()` tells whether all calls were made.
     """
-    clock = StepClock(start.sigmas.tolist(), evaluations)
+    levels = start.sigmas.tolist()
+    clock: Clock = LevelClock(levels) if evaluations is None else StepClock(levels, evaluations)
     fused = phase_fused(denoiser, start.gamma, phase, options, model, step=lambda: clock.step, seed=seed, condition=condition, on_views=on_views)
-    return PhaseDenoiser(fused, clock, fused.weights, phase_residual(start, noise, options))
+    return PhaseDenoiser(fused, clock, fused.weights, phase_residual(start, noise, options), phase_hold(start, options, resolved))
 
 
 def finish_phase(z: Tensor, reference: Tensor, options: Options) -> Tensor:
@@ -230,7 +248,7 @@ def upscale(
     model: ModelFacts,
     *,
     sampler: Callable[[int], Sampler],
-    evaluations: int,
+    evaluations: int | None,
     sigmas: Tensor,
     noise: Callable[[Phase, tuple[int, ...]], Tensor],
     seed: int,
@@ -248,12 +266,13 @@ def upscale(
         denoiser: k-diffusion's signature, guidance included.
         z: (B, C, h, w) clean latents to start from. `reference`: (B, C, h', w') the base latents of the same pictures.
         phases: from `plan_phases`.
-        sampler: phase number -> a k-diffusion sampler with its noise source bound; `evaluations`, its model calls per step.
+        sampler: phase number -> a k-diffusion sampler with its noise source bound; `evaluations`, its model calls per step, None for one that
+            chooses its own noise levels.
         sigmas: (N + 1,) the whole schedule, descending.
         noise: phase, shape -> the phase's starting noise, unit variance.
         seed: of everything that the engine itself draws.
         extra: the model's other arguments.
-        upsample: (latent, size) -> the latent at the next phase's size.
+        upsample: (latent, size) -> the latent at the next phase's size: `enlarge`, or by way of the picture's pixels.
         on_phase, on_step, on_views, on_finished: told of a phase's start, k-diffusion's callback of each step, views done after each
             model call, and a phase's end. Any of them may raise to stop; finished phases have been reported by then.
 
@@ -264,6 +283,7 @@ def upscale(
         ValueError: see `start_phase`. RuntimeError: where the sampler does not call the model as `evaluations` says.
     """
     for phase in phases:
+        resolved = (z.shape[-2], z.shape[-1])
         start = start_phase(upsample(z, phase.size), reference, phase, options, sigmas, model)
         if on_phase:
             on_phase(phase, start)
@@ -275,7 +295,9 @@ def upscale(
             done += views
             on_views(views)
 
-        model_of_phase = phase_denoiser(denoiser, start, n, phase, options, model, evaluations=evaluations, seed=seed, condition=condition, on_views=count)
+        model_of_phase = phase_denoiser(
+            denoiser, start, n, phase, options, model, evaluations=evaluations, seed=seed, resolved=resolved, condition=condition, on_views=count
+        )
         x = start.z_up + start.sigmas[0] * n
         x = sampler(phase.number)(model_of_phase, x, start.sigmas, extra_args=extra or {}, callback=on_step)
         model_of_phase.clock.finish()

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from apt_ext import __version__
-from apt_ext.core.evaluations import EVALUATIONS_PER_STEP
+from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, FREE_SAMPLERS
 from apt_ext.demo.job import Job
 from apt_ext.demo.samplers import SCHEDULES
-from apt_ext.options import PRESETS, PUBLISHED_WINDOWS, Options, preset_named, published, settings
+from apt_ext.options import PRESETS, PUBLISHED, PUBLISHED_WINDOWS, Options, Preset, preset_named, published, settings
 
-__all__ = ["job_from", "make_parser"]
+__all__ = ["DEFAULT_PRESET", "job_from", "make_parser", "variants"]
 
 APT_SETTINGS = ("matching", "gamma", "shortcut")
-
-EMBEDDED: dict[str, Any] = {"shortcut": 0.4}  # the embedded model knows little: what starts high in the noise loses some of the picture
+DEFAULT_PRESET = "Balanced"
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,27 +48,38 @@ def _number_or(word: str) -> Any:
 
 def _add_options(parser: argparse.ArgumentParser, switch: bool) -> None:
     group = parser.add_argument_group("settings of the method")
+    presets = ", ".join(name.lower() for name in PRESETS)
+    group.add_argument("--preset", metavar="X", help=f"settings and sampler that go together ({presets}); {DEFAULT_PRESET.lower()}")
+    own = PRESETS[DEFAULT_PRESET].options
     if switch:
-        presets = ", ".join(name.lower() for name in PRESETS)
-        group.add_argument("--preset", metavar="X", help=f"settings and sampler that go together ({presets}); what is given beside it goes before it")
         group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
     for name, field in settings().items():
-        limits = field.metadata
-        kind: Any = str
-        if isinstance(field.default, (int, float)):
-            kind = int if isinstance(field.default, int) else _number
-        if "word" in limits:
-            kind = _number_or(limits["word"])
-        extent = f" ({', '.join(limits['choices'])})" if "choices" in limits else f" ({limits['least']} to {limits['most']})" if "least" in limits else ""
-        shown = f"{limits['help']}{extent}; {EMBEDDED.get(name, field.default)}"
-        group.add_argument(f"--{name.replace('_', '-')}", dest=f"option_{name}", type=kind, default=argparse.SUPPRESS, metavar="X", help=shown)
+        limits, flag = field.metadata, f"--{name.replace('_', '-')}"
+        names = (flag, "--strength") if name == "shortcut" else (flag,)
+        shown = f"{limits['help']}{_extent(limits)}; {own.get(name, field.default)}"
+        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": _kind(field), "metavar": "X"}
+        group.add_argument(*names, dest=f"option_{name}", default=argparse.SUPPRESS, help=shown, **kind)
+
+
+def _kind(field: dataclasses.Field[Any]) -> Any:
+    if "word" in field.metadata:
+        return _number_or(field.metadata["word"])
+    return {int: int, float: _number}.get(type(field.default), str)
+
+
+def _extent(limits: Mapping[str, Any]) -> str:
+    if "choices" in limits:
+        return f" ({', '.join(limits['choices'])})"
+    if "known" in limits:
+        return f" ({', '.join(limits['known'])}, or a model file that spandrel reads)"
+    return f" ({limits['least']} to {limits['most']})" if "least" in limits else ""
 
 
 def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True) -> None:
     job = Job()
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
-    parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join(EVALUATIONS_PER_STEP)}; {job.sampler}, or the preset's")
-    parser.add_argument("--schedule", help=f"noise schedule, one of {', '.join(SCHEDULES)}; {job.schedule}, or the preset's")
+    parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join([*EVALUATIONS_PER_STEP, *FREE_SAMPLERS])}; the preset's")
+    parser.add_argument("--schedule", help=f"noise schedule, one of {', '.join(SCHEDULES)}; the preset's")
     parser.add_argument("--guidance", type=_number, default=job.guidance, help="classifier-free guidance; %(default)s")
     parser.add_argument(
         "--guided-above", type=_number, default=job.guided_above, help="noise level below which guidance is left out, which halves the work there; %(default)s"
@@ -89,8 +100,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="enlarge a picture by every method and lay the results side by side")
-    demo.add_argument("image", nargs="?", help="a picture file; without one, a scene whose true large version is known")
+    demo = commands.add_parser("demo", help="enlarge a picture and lay the result beside a plain enlargement")
+    demo.add_argument("image", nargs="?", help="a picture file; without one, a photograph and a scene whose true large versions are known")
+    demo.add_argument("--published", action="store_true", help="DemoFusion as published beside it, which takes some ten times as long")
     demo.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True, help="shrink a picture to the model's size first")
     _add_job(demo, None, switch=False)
     _add_output(demo)
@@ -133,29 +145,28 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
         ValueError: in one sentence, for a value that cannot be used.
     """
     given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
-    apt, own = getattr(args, "apt", True), getattr(args, "model", "leaves") == "leaves"
-    preset = None if getattr(args, "preset", None) is None else preset_named(args.preset)
-    if preset is not None and not apt:
+    apt = getattr(args, "apt", True)
+    if not apt and args.preset is not None:
         raise ValueError(f"--no-apt and --preset {args.preset} contradict each other; leave one of them out")
-    usual = preset.options if preset else EMBEDDED if own else {}
-    if not apt:
-        # MultiDiffusion begins in the middle of the schedule; the others begin at full noise and go phase by phase.
-        usual = {**usual, **PUBLISHED_WINDOWS, **({} if given.get("method") == "multidiffusion" else {"phases": "progressive"})}
-    options = Options(**{**usual, **given})
+    preset = preset_named(args.preset or DEFAULT_PRESET) if apt else _without_apt(given.get("method", Options.method))
+    options = Options(**{**preset.options, **given})
     if not apt:
         clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
         options = published(options)
-    sampler, schedule = (preset.sampler, preset.schedule) if preset else (Job.sampler, Job.schedule)
-    return Job(args.scale, options, args.sampler or sampler, args.schedule or schedule, args.guidance, args.style or style, args.seed, args.guided_above)
+    sampler, schedule = args.sampler or preset.sampler, args.schedule or preset.schedule
+    return Job(args.scale, options, sampler, schedule, args.guidance, args.style or style, args.seed, args.guided_above)
 
 
-def variants(job: Job) -> dict[str, Job]:
-    """The jobs that the demo compares, by label."""
-    windows = dataclasses.replace(job.options, **PUBLISHED_WINDOWS)
-    return {
-        "MultiDiffusion": dataclasses.replace(job, options=published(dataclasses.replace(windows, method="multidiffusion"))),
-        "DemoFusion": dataclasses.replace(job, options=published(dataclasses.replace(windows, method="demofusion", phases="progressive"))),
-        "APT": job,
-    }
+def _without_apt(method: str) -> Preset:
+    """A base method as published. MultiDiffusion begins in the middle of the schedule; the others begin at full noise and go phase by phase."""
+    own = {"steps": PUBLISHED["steps"], **PUBLISHED_WINDOWS} if method == "multidiffusion" else PUBLISHED
+    return Preset({"method": method, **own}, sampler="euler", schedule="normal")
+
+
+def variants(job: Job, preset: str, published_too: bool) -> dict[str, Job]:
+    """The jobs that the demo lays side by side, by label."""
+    other = preset_named("Published")
+    plain = dataclasses.replace(job, options=Options(**other.options), sampler=other.sampler, schedule=other.schedule)
+    return {**({"DemoFusion": plain} if published_too else {}), f"APT {preset.lower()}": job}

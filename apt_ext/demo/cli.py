@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from apt_ext import __version__
 from apt_ext.core.cost import demofusion_views, phase_views
 from apt_ext.core.schedule import discrete_timestep
 from apt_ext.core.upscale import ModelFacts, PhaseReport
-from apt_ext.demo.arguments import job_from, make_parser, variants
+from apt_ext.demo.arguments import DEFAULT_PRESET, job_from, make_parser, variants
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import (
     Job,
@@ -40,15 +41,17 @@ from apt_ext.demo.model import NATIVE, LeavesModel, alphas_cumprod, choose_devic
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.samplers import make_sigmas
-from apt_ext.demo.sheet import comparison_sheet, samples_sheet
+from apt_ext.demo.sheet import comparison_sheet, samples_sheet, stacked
 from apt_ext.demo.world import make_scene, render
 
 __all__ = ["main"]
 
 LIMITS = (
-    "The embedded model is small and was trained on procedural leaves and ten photographs: it adds texture of that kind, "
-    "it does not know what your picture shows. It demonstrates the method; for real detail use the method with Stable Diffusion."
+    "The embedded model is small: it sharpens edges and adds texture of the kind that it was trained on, but it does not know what your picture shows. "
+    "For real detail use the method with Stable Diffusion."
 )
+EXAMPLE = Path(__file__).parent / "example.webp"  # a tawny owl by Lepale, public domain; see bench/photos/README.md
+DEMO_SCALE = 4  # of the examples, whose true large versions are that much larger than their inputs
 DEMO_STYLE, DEMO_SEED, DEMO_EXTENT = "pebbles", 20, (1.5, 1.0)  # the extent in views, across and down
 FAMILIES = {"leaves": (NATIVE[0], FACTOR, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
 
@@ -68,15 +71,15 @@ def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
     return image
 
 
-def _announce(model: LeavesModel, source: Source, jobs: Sequence[Job]) -> None:
+def _announce(model: LeavesModel, source: Source, jobs: Mapping[str, Job], title: str = "") -> None:
     """Say what will be done and about how long it takes, before it begins."""
-    for job in jobs:
+    for label, job in jobs.items():
         phases, costs, _ = plan_job(model, source, job)
         views = sum(cost.evaluations for cost in costs)
         sizes = ", ".join(f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}" for phase in phases)
-        minutes = views * seconds_per_view(model, job) / 60
-        took = f"about {minutes:.0f} minutes" if minutes > 1.5 else f"about {60 * minutes:.0f} seconds"
-        print(f"{job.options.method}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
+        seconds = views * seconds_per_view(model, job)
+        took = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"
+        print(f"{title}{label}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
         if job.options.method == "accdiffusion":
             print("accdiffusion: with window interaction; words per window do not apply, since the embedded model has no prompts", file=sys.stderr)
 
@@ -120,7 +123,7 @@ def _run(
             phases.append(output.picture(f"{name}_phase{report.phase.number}of{count}", _with_alpha(image, alpha), _text(job)))
 
     outcome = run_job(model, source, job, title=title, quiet=quiet, on_finished=save_phase)
-    image = show(model, source, outcome.latent, job.scale)
+    image = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
     path = output.picture(name, _with_alpha(image, alpha), _text(job))
     for phase in [] if keep else phases:
         output.remove(phase)
@@ -128,7 +131,7 @@ def _run(
 
 
 def _enlarge(args: argparse.Namespace, output: Output, model: LeavesModel, source: Source, job: Job, stem: str, alpha: Image.Image | None) -> None:
-    _announce(model, source, [job])
+    _announce(model, source, {job.options.method: job})
     name = output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
     outcome, _, path = _run(output, model, source, job, name, alpha, quiet=args.quiet, keep=args.keep_phases)
     output.report(name, _report(job, source, outcome) | _machine(model))
@@ -156,8 +159,26 @@ def command_generate(args: argparse.Namespace, output: Output) -> None:
     _enlarge(args, output, model, source, job, stem, None)
 
 
+class Subject(NamedTuple):
+    """A picture that the demo enlarges, its large version where that is known, and the style to guide towards."""
+
+    name: str
+    picture: Picture
+    truth: Image.Image | None
+    style: str
+
+
+def _examples() -> list[Subject]:
+    """A photograph, shrunk from a larger one, and a scene of the model's own world."""
+    large = load_picture(EXAMPLE).rgb
+    small = large.resize((large.width // DEMO_SCALE, large.height // DEMO_SCALE), Image.Resampling.BOX)
+    scene, region, width = make_scene(DEMO_STYLE, DEMO_SEED, extent=max(DEMO_EXTENT)), (0.0, 0.0, *DEMO_EXTENT), round(64 * DEMO_EXTENT[0])
+    rendered = [Image.fromarray(render(scene, width * k, region)) for k in (1, DEMO_SCALE)]
+    return [Subject("owl", Picture(small, None), large, "photo"), Subject("scene", Picture(rendered[0], None), rendered[1], DEMO_STYLE)]
+
+
 def _shrink(picture: Picture) -> Picture:
-    """A picture larger than the model composes at once, brought to that size: three methods on the whole of it would take hours."""
+    """A picture larger than the model composes at once, brought to that size, so that the demo takes seconds."""
     width, height = picture.rgb.size
     ratio = math.sqrt(DEMO_EXTENT[0] * DEMO_EXTENT[1] * 64 * 64 / (width * height))
     if ratio >= 1:
@@ -175,40 +196,42 @@ def _agreement(large: Image.Image, small: Image.Image) -> float:
 
 
 def command_demo(args: argparse.Namespace, output: Output) -> None:
-    truth: Image.Image | None = None
+    job, preset = job_from(args, "photo"), args.preset or DEFAULT_PRESET
     if args.image is None:
-        job = job_from(args, DEMO_STYLE)
-        scene = make_scene(DEMO_STYLE, DEMO_SEED, extent=max(DEMO_EXTENT))
-        region, width = (0.0, 0.0, *DEMO_EXTENT), round(64 * DEMO_EXTENT[0])
-        picture, stem = Picture(Image.fromarray(render(scene, width, region)), None), "scene"
-        truth = Image.fromarray(render(scene, round(width * job.scale), region))
+        if job.scale != DEMO_SCALE:
+            raise ValueError(f"scale {job.scale:g} is not the examples'; give a picture of your own with it, or leave it out ({DEMO_SCALE})")
+        subjects, stem = _examples(), "demo"
     else:
-        job = job_from(args, "photo")
         picture, stem = load_picture(args.image), Path(args.image).stem
-        if args.shrink:
-            picture = _shrink(picture)
-    check_output(picture.rgb.size, job.scale)
+        subjects = [Subject(stem, _shrink(picture) if args.shrink else picture, None, "photo")]
     model = load_model(device=choose_device(args.device))
     model.style_index(job.style)
-    source = from_picture(model, picture.rgb)
-    jobs = variants(job)
     print(LIMITS, file=sys.stderr)
-    _announce(model, source, list(jobs.values()))
-    size = (round(picture.rgb.width * job.scale), round(picture.rgb.height * job.scale))
-    shown = {"input": picture.rgb.resize(size, Image.Resampling.NEAREST), "bicubic": picture.rgb.resize(size, Image.Resampling.BICUBIC)}
+    sheets: list[Image.Image] = []
     made: dict[str, dict[str, Any]] = {}
-    for label, each in jobs.items():
-        outcome, shown[label], _ = _run(output, model, source, each, f"{stem}_{label.lower()}", picture.alpha, title=f"{label} ", quiet=args.quiet)
-        made[label] = _report(each, source, outcome) | {"agreement_with_input_db": round(_agreement(shown[label], picture.rgb), 2)}
-    if truth is not None:
-        shown[f"true {job.scale:g}x"] = truth
-        output.picture(f"{stem}_true", truth)
-    output.picture(f"{stem}_input", picture.rgb)
-    sheet = output.picture(f"{stem}_sheet", comparison_sheet(list(shown.items())))
-    report = output.report(f"{stem}_report", {"methods": made} | _machine(model))
+    for subject in subjects:
+        small, alpha = subject.picture
+        check_output(small.size, job.scale)
+        source = from_picture(model, small)
+        jobs = variants(dataclasses.replace(job, style=args.style or subject.style), preset, args.published)
+        _announce(model, source, jobs, f"{subject.name}, ")
+        size = (round(small.width * job.scale), round(small.height * job.scale))
+        shown = {"input": small.resize(size, Image.Resampling.NEAREST), "Lanczos": small.resize(size, Image.Resampling.LANCZOS)}
+        for label, each in jobs.items():
+            name = f"{subject.name}_{label.lower().replace(' ', '_')}"
+            outcome, shown[label], path = _run(output, model, source, each, name, alpha, title=f"{subject.name}, {label} ", quiet=args.quiet)
+            agreement = round(_agreement(shown[label], small), 2)
+            made[f"{subject.name}, {label}"] = {**_report(each, source, outcome), "file": path.name, "agreement_with_input_db": agreement}
+        if subject.truth is not None:
+            shown[f"true {job.scale:g}x"] = subject.truth
+            output.picture(f"{subject.name}_true", subject.truth)
+        output.picture(f"{subject.name}_input", small)
+        sheets.append(comparison_sheet(list(shown.items())))
+    sheet = output.picture(f"{stem}_sheet", stacked(sheets))
+    report = output.report(f"{stem}_report", {"results": made} | _machine(model))
     for label, facts in made.items():
-        print(f"{label:15} {facts['window_evaluations']:6} window evaluations {facts['seconds']:7.1f} s")
-    print(f"result: {output.folder / f'{stem}_apt.png'}\nsheet:  {sheet}\nreport: {report}")
+        print(f"{label:24} {facts['window_evaluations']:6} window evaluations {facts['seconds']:7.1f} s   {output.folder / facts['file']}")
+    print(f"sheet:  {sheet}\nreport: {report}")
 
 
 def command_plan(args: argparse.Namespace) -> None:

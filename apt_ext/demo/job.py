@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from apt_ext.core.colour import fix_colour
 from apt_ext.core.cost import PhaseCost, job_cost
-from apt_ext.core.evaluations import check_steps, evaluations_per_step
+from apt_ext.core.evaluations import FREE_SAMPLERS, check_steps, evaluations_per_step
 from apt_ext.core.phases import Phase, Size, base_size, plan_phases
-from apt_ext.core.upscale import ModelFacts, PhaseReport, PhaseStart, upscale
+from apt_ext.core.upscale import ModelFacts, PhaseReport, PhaseStart, enlarge, upscale
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.model import NATIVE, LeavesModel
 from apt_ext.demo.pictures import to_picture, to_tensor
 from apt_ext.demo.samplers import make_sampler, make_sigmas
-from apt_ext.options import Options
+from apt_ext.demo.upscalers import Enlarger, enlarger
+from apt_ext.options import Options, has_residual
 
 __all__ = [
     "MAX_OUTPUT",
@@ -38,6 +41,7 @@ __all__ = [
     "run_job",
     "seconds_per_view",
     "show",
+    "through_pixels",
 ]
 
 MAX_OUTPUT = 8192
@@ -49,8 +53,8 @@ class Job:
 
     scale: float = 4.0
     options: Options = field(default_factory=Options)
-    sampler: str = "euler"
-    schedule: str = "normal"
+    sampler: str = "dpmpp_2m"
+    schedule: str = "karras"
     guidance: float = 1.5
     style: str = "photo"
     seed: int = 1
@@ -65,7 +69,7 @@ class Job:
             raise ValueError(f"guidance {self.guidance} is out of range; use 0 to 30")
         if not (math.isfinite(self.guided_above) and 0 <= self.guided_above <= 100):
             raise ValueError(f"guided above {self.guided_above} is out of range; use a noise level from 0 to 100")
-        evaluations_per_step(self.sampler)
+        evaluations_per_step(self.sampler, has_residual(self.options))
 
 
 def _stream(seed: int, kind: int, number: int = 0) -> int:
@@ -78,15 +82,23 @@ BASE_NOISE, BASE_SAMPLER, PHASE_NOISE, PHASE_SAMPLER = range(4)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a job starts: clean latent (1, 4, h, w), base latent, and the size of the picture that they stand for, in pixels.
+    """Where a job starts.
 
-    The latent covers `covered` pixels, which is the picture's size rounded up to whole latent pixels.
+    Attributes:
+        latent: (1, 4, h, w), clean. `base`: the base latent.
+        pixels: (width, height) of the picture that they stand for.
+        picture: (1, 3, 4h, 4w) in -1..1, that picture, its last column and row repeated up to whole latent pixels.
     """
 
     latent: Tensor
     base: Tensor
     pixels: tuple[int, int]
-    covered: tuple[int, int]
+    picture: Tensor
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """(width, height) in pixels that the latent covers."""
+        return self.picture.shape[-1], self.picture.shape[-2]
 
 
 @dataclass
@@ -98,19 +110,15 @@ class Outcome:
     seconds: float
 
 
-def _encode(model: LeavesModel, image: Image.Image) -> Tensor:
-    pixels = to_tensor(image)
-    rows, columns = pixels.shape[-2:]
-    return model.encode(torch.nn.functional.pad(pixels, (0, -columns % FACTOR, 0, -rows % FACTOR), "replicate"))
-
-
 def from_picture(model: LeavesModel, image: Image.Image) -> Source:
     """Encode a picture, and its base: the picture itself, or its small version where it is much larger than the model's native size."""
-    z = _encode(model, image)
+    own = to_tensor(image)
+    picture = F.pad(own, (0, -own.shape[-1] % FACTOR, 0, -own.shape[-2] % FACTOR), "replicate")
+    z = model.encode(picture)
     size = (z.shape[-2], z.shape[-1])
     base = base_size(size, model.facts.window)
-    small = z if base == size else _encode(model, image.resize((base[1] * FACTOR, base[0] * FACTOR), Image.Resampling.LANCZOS))
-    return Source(z, small, image.size, (size[1] * FACTOR, size[0] * FACTOR))
+    small = z if base == size else model.encode(to_tensor(image.resize((base[1] * FACTOR, base[0] * FACTOR), Image.Resampling.LANCZOS)))
+    return Source(z, small, image.size, picture)
 
 
 def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, int] = (16, 16)) -> Source:
@@ -123,7 +131,7 @@ def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, i
         z = make_sampler(job.sampler, [_stream(job.seed, BASE_SAMPLER)])(
             model.denoiser(job.guidance), x.to(model.device), sigmas.to(model.device), extra_args={"style": style}, callback=lambda info: None
         )
-    return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), (size[1] * FACTOR, size[0] * FACTOR))
+    return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), model.decode(z).cpu())
 
 
 def check_output(pixels: tuple[int, int], scale: float, most: int = MAX_OUTPUT) -> None:
@@ -151,7 +159,7 @@ def lay_out(facts: ModelFacts, sigmas: Tensor, size: Size, job: Job) -> tuple[li
     target = (math.ceil(size[0] * job.scale - 1e-6), math.ceil(size[1] * job.scale - 1e-6))
     phases = plan_phases(base_size(size, facts.window), size, target, job.options.phase_ratios() or job.options.phases)
     schedule = make_sigmas(job.schedule, job.options.steps, sigmas)
-    costs = job_cost(phases, job.options, facts, schedule, evaluations_per_step(job.sampler), job.seed)
+    costs = job_cost(phases, job.options, facts, schedule, evaluations_per_step(job.sampler, has_residual(job.options)), job.seed)
     check_steps(job.sampler, costs[0].steps)
     return phases, costs, schedule
 
@@ -173,9 +181,25 @@ def seconds_per_view(model: LeavesModel, job: Job) -> float:
     return (time.perf_counter() - started) / n
 
 
-def show(model: LeavesModel, source: Source, latent: Tensor, scale: float) -> Image.Image:
-    """Decode a latent of the source's picture at `scale` times its size, to exactly that many pixels."""
-    image = to_picture(model.decode(latent)[0])
+def through_pixels(model: LeavesModel, source: Source, larger: Enlarger | None) -> Callable[[Tensor, Size], Tensor]:
+    """How a latent is enlarged before a phase: the pixels of the picture that it stands for are, and are encoded, or, without `larger`, the latent itself.
+
+    The first phase takes the source's own pixels, which no decoder has softened.
+    """
+    if larger is None:
+        return enlarge
+
+    def upsample(z: Tensor, size: Size) -> Tensor:
+        own = source.picture if z is source.latent else model.decode(z)
+        pictures = [larger(to_picture(picture), (size[1] * FACTOR, size[0] * FACTOR)) for picture in own]
+        return model.encode(torch.cat([to_tensor(picture) for picture in pictures])).to(z)
+
+    return upsample
+
+
+def show(model: LeavesModel, source: Source, latent: Tensor, scale: float, colour_fix: float = 0.0) -> Image.Image:
+    """Decode a latent of the source's picture at `scale` times its size, to exactly that many pixels. `colour_fix`: see `fix_colour`."""
+    image = to_picture(fix_colour(model.decode(latent), source.picture, colour_fix)[0])
     size = (round(source.pixels[0] * scale), round(source.pixels[1] * scale))
     box = (image.width * source.pixels[0] / source.covered[0], image.height * source.pixels[1] / source.covered[1])
     return image if image.size == size and box == image.size else image.resize(size, Image.Resampling.BICUBIC, (0, 0, *box))
@@ -190,6 +214,7 @@ def run_job(
         title: shown before each phase's progress bar; `quiet` shows none.
         on_finished: told each finished phase and how many there are; it may save the picture as it stands.
     """
+    upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device))
     phases, costs, sigmas = plan_job(model, source, job)
     bar: tqdm[Any] | None = None
     records: list[dict[str, Any]] = []
@@ -240,7 +265,8 @@ def run_job(
                 job.options,
                 model.facts,
                 sampler=lambda number: make_sampler(job.sampler, [_stream(job.seed, PHASE_SAMPLER, number)]),
-                evaluations=evaluations_per_step(job.sampler),
+                evaluations=None if job.sampler in FREE_SAMPLERS else evaluations_per_step(job.sampler),
+                upsample=upsample,
                 sigmas=sigmas.to(model.device),
                 noise=noise,
                 seed=job.seed,

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_ext.core.evaluations import evaluations_per_step
+from apt_ext.core.evaluations import FREE_SAMPLERS, evaluations_per_step
 from apt_ext.core.upscale import Sampler
 
-__all__ = ["SCHEDULES", "k_external", "k_sampling", "make_sampler", "make_sigmas"]
+__all__ = ["SCHEDULES", "ensure_torchvision", "k_external", "k_sampling", "make_sampler", "make_sigmas"]
 
 SCHEDULES = ("karras", "normal", "exponential")
 
 
-def _ensure_torchvision() -> None:
+def ensure_torchvision() -> None:
     """Make `import torchvision` work beside a torch that its compiled half was not built for.
 
     k-diffusion uses only torchvision's picture functions; the import itself fails without the schemas of two operators.
@@ -47,7 +47,7 @@ def _load(name: str) -> ModuleType:
         spec = importlib.util.find_spec("k_diffusion")
         if spec is None or spec.submodule_search_locations is None:
             raise ImportError("k-diffusion is not installed; run: pip install --no-deps k-diffusion==0.1.1.post1")
-        _ensure_torchvision()
+        ensure_torchvision()
         package = ModuleType("k_diffusion")
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["k_diffusion"] = package
@@ -103,9 +103,9 @@ def make_sampler(name: str, seeds: list[int]) -> Sampler:
         name: as there, without "sample_".
 
     Raises:
-        ValueError: for one that cannot carry the phases, see `evaluations_per_step`.
+        ValueError: for one that does not exist.
     """
-    evaluations_per_step(name)
+    evaluations_per_step(name, residual=False)
     k = k_sampling()
     function = getattr(k, f"sample_{name}")
 
@@ -116,6 +116,10 @@ def make_sampler(name: str, seeds: list[int]) -> Sampler:
             brownian = name.endswith("_sde")
             noise = k.BrownianTreeNoiseSampler(x, sigmas[sigmas > 0].min(), sigmas.max(), seed=seeds) if brownian else _noise_per_sample(x, seeds)
             bound = partial(bound, noise_sampler=noise)
+        if name in FREE_SAMPLERS:
+            lowest, highest = float(sigmas[sigmas > 0].min()), float(sigmas[0])
+            number = {"n": len(sigmas) - 1} if name == "dpm_fast" else {}
+            return bound(model, x, lowest, highest, **number, extra_args=extra_args, callback=callback)
         return bound(model, x, sigmas, extra_args=extra_args, callback=callback)
 
     return sample

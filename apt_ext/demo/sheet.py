@@ -12,7 +12,7 @@ from apt_ext.demo.job import Job, from_style, show
 from apt_ext.demo.model import LeavesModel
 from apt_ext.demo.world import STYLES, make_scene, render
 
-__all__ = ["busiest_places", "comparison_sheet", "samples_sheet"]
+__all__ = ["busiest_places", "comparison_sheet", "samples_sheet", "stacked"]
 
 MARGIN, LABEL = 12, 30
 PAPER, INK, FRAMES = (250, 249, 246), (40, 40, 40), ((214, 48, 49), (9, 132, 227), (225, 112, 0))
@@ -62,6 +62,16 @@ def comparison_sheet(pictures: Sequence[tuple[str, Image.Image]], *, crops: int 
             sheet.paste(crop, (left, top))
             draw.rectangle([left, top, left + cell - 1, top + cell - 1], outline=FRAMES[k % len(FRAMES)], width=2)
     return sheet
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets below each other."""
+    whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAPER)
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
 
 
 def samples_sheet(model: LeavesModel, job: Job, count: int, side: int = 128) -> Image.Image:
