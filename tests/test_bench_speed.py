@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def good() -> dict[str, Any]:
     """Figures that meet every bar."""
-    rows = [{"name": "DemoFusion", "share": 1.0}, {"name": "Quality", "share": 0.5}, {"name": "Balanced", "share": 0.2}, {"name": "Fast", "share": 0.05}]
+    rows = [{"name": "DemoFusion", "share": 1.0}, {"name": "Quality", "share": 0.2}, {"name": "Balanced", "share": 0.08}, {"name": "Fast", "share": 0.04}]
     return {
         "plan": {"rows": rows},
         "overhead": {

@@ -264,14 +264,14 @@ def test_shortcut_start(steps: int, fraction: float, start: int) -> None:
 @given(st.integers(1, 200), st.floats(0, 1, exclude_min=True))
 def test_shortcut_leaves_a_step_or_says_so(steps: int, fraction: float) -> None:
     """The steps that run are `fraction` of all, to half a step."""
-    try:
-        left = steps - shortcut_start(steps, fraction)
-    except ValueError as error:
+    if round((1 - fraction) * steps) == steps:
         assert fraction * steps <= 0.5 + 1e-9
-        assert f"of {steps} steps leaves no step to run" in str(error)
-    else:
-        assert 1 <= left <= steps
-        assert abs(left - fraction * steps) <= 0.5 + 1e-9
+        with pytest.raises(ValueError, match=f"of {steps} steps leaves no step to run"):
+            shortcut_start(steps, fraction)
+        return
+    left = steps - shortcut_start(steps, fraction)
+    assert 1 <= left <= steps
+    assert abs(left - fraction * steps) <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.25, 1.125, float("nan")])

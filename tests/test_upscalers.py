@@ -90,7 +90,8 @@ def test_without_a_picture_of_ones_own_the_models_is_decoded(model):
 
 def test_the_option_decides_and_latents_are_left_to_the_published_way(model, picture):
     source = from_picture(model, picture)
-    made = {name: run_job(model, source, Job(2.0, Options(steps=4, shortcut=0.5, upscaler=name)), quiet=True).latent for name in ("lanczos", "bicubic", "latent")}
+    jobs = {name: Job(2.0, Options(steps=4, shortcut=0.5, upscaler=name)) for name in ("lanczos", "bicubic", "latent")}
+    made = {name: run_job(model, source, job, quiet=True).latent for name, job in jobs.items()}
     assert not torch.equal(made["lanczos"], made["bicubic"])
     assert not torch.equal(made["lanczos"], made["latent"])
     assert enlarger("latent", CPU) is None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Bar", "bars"]
 
-SHARES = {"Quality": 0.60, "Balanced": 0.20, "Fast": 0.10}
+SHARES = {"Quality": 0.22, "Balanced": 0.10, "Fast": 0.05}
 OVERHEAD, EXPONENT, MEMORY_MIB, COUNT = 0.03, 1.15, 1536.0, 0.01
 TILED_TIME, TILED_LEVELS, TILED_GROWTH = 1.15, 2.0, 1.15
 REFERENCE_SIDE = 512

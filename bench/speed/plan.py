@@ -8,7 +8,8 @@ from apt_ext.core.cost import job_cost
 from apt_ext.core.evaluations import evaluations_per_step
 from apt_ext.core.phases import plan_phases
 from apt_ext.demo.samplers import make_sigmas
-from apt_ext.options import PRESETS, PUBLISHED_WINDOWS, Options, preset_options
+from apt_ext.options import PRESETS, Options, preset_options
+from apt_ext.options import PUBLISHED as SETTINGS
 from bench.speed.stand_in import stable_diffusion
 
 __all__ = ["DEMOFUSION", "PUBLISHED", "count", "plan"]
@@ -16,7 +17,7 @@ __all__ = ["DEMOFUSION", "PUBLISHED", "count", "plan"]
 PUBLISHED = 50 * (13 + 34 + 65)
 """Window evaluations of DemoFusion (Du et al., CVPR 2024) from 1024 to 4096 pixels: 50 steps of 9 + 4, 25 + 9 and 49 + 16 views."""
 
-DEMOFUSION = Options(steps=50, shortcut=1.0, matching=0.0, phases="progressive", **PUBLISHED_WINDOWS)
+DEMOFUSION = Options(**SETTINGS)
 """Its published settings: every step, phase by phase, both paths at every step, zeros beyond the border."""
 
 
@@ -37,7 +38,7 @@ def count(options: Options, sampler: str, schedule: str = "normal", base: int = 
 
 def plan() -> dict[str, Any]:
     """Evaluations and share of the published ones: DemoFusion's own settings as this engine counts them, and every preset."""
-    jobs = {"DemoFusion": (DEMOFUSION, "euler", "normal"), **{name: preset_options(name) for name in PRESETS}}
+    jobs = {"DemoFusion": (DEMOFUSION, "euler", "normal"), **{name: preset_options(name) for name in PRESETS if name != "Published"}}
     rows = []
     for name, job in jobs.items():
         counted = count(*job)
