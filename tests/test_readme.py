@@ -1,4 +1,4 @@
-"""The README's example runs, and what it names exists."""
+"""The examples of the README and the engine's page run, and what they name exists."""
 
 import contextlib
 import io
@@ -13,8 +13,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/engine.md").read_text(), re.DOTALL)
+    exec(compile(code, "engine.md", "exec"), {})
     assert capsys.readouterr().out == "torch.Size([1, 4, 128, 192])\n"
 
 
@@ -26,7 +26,7 @@ def test_every_command_parses():
 
 
 def test_every_link_leads_somewhere():
-    for page, least in ((ROOT / "README.md", 4), (ROOT / "docs/webui.md", 1)):
+    for page, least in ((ROOT / "README.md", 9), (ROOT / "docs/webui.md", 1), (ROOT / "docs/engine.md", 1)):
         links = re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", page.read_text())
         assert len(links) >= least
         assert [link for link in links if not (page.parent / link).exists()] == []
