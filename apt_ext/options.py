@@ -124,7 +124,11 @@ class Options:
     hold_until: float = setting(0.3, "Hold until", "noise level at which the hold has faded out", least=0.01, most=20.0)
     hold_width: float = setting(0.25, "Hold width", "how coarse the held shapes are, in latent pixels of the smaller picture", least=0.05, most=4.0)
     colour_fix: float = setting(
-        4.0, "Colour fix", "colours coarser than so many pixels of the smaller picture are taken from it; 0 leaves them as they come", least=0.0, most=64.0
+        0.5,
+        "Colour fix",
+        "what is coarser than so many pixels of the smaller picture is taken from it: 0.5 keeps all that it shows, 4 its colours; 0 leaves the result as it is",
+        least=0.0,
+        most=64.0,
     )
     window_batch: int = setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apt_ext.demo.pictures import check_folder, load_picture, save_png, to_picture, to_tensor, write_whole
+from apt_ext.demo.pictures import check_folder, load_picture, save_picture, to_picture, to_tensor, write_whole
 
 
 def gradient(width=40, height=24):
@@ -124,7 +124,7 @@ def test_refusals_name_the_file_and_the_reason(tmp_path):
 
 def test_png_is_whole_or_absent_and_repeats_its_bytes(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
-        save_png(gradient(), tmp_path / name, {"parameters": "APT scale: 4"})
+        save_picture(gradient(), tmp_path / name, {"parameters": "APT scale: 4"})
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert Image.open(tmp_path / "a.png").text["parameters"] == "APT scale: 4"
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))

@@ -91,7 +91,7 @@ def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = 
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the results; %(default)s")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the results, or one result's name (.png, .jpg, .webp); %(default)s")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -107,8 +107,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_job(demo, None, switch=False)
     _add_output(demo)
 
-    one = commands.add_parser("upscale", help="enlarge a picture file")
-    one.add_argument("image", help="a picture file")
+    one = commands.add_parser("upscale", help="enlarge picture files")
+    one.add_argument("image", nargs="+", help="picture files, or folders of them")
     _add_job(one, "photo")
 
     made = commands.add_parser("generate", help="let the model make a picture from a style and a seed, and enlarge it")

@@ -206,35 +206,45 @@ def show(model: LeavesModel, source: Source, latent: Tensor, scale: float, colou
 
 
 def run_job(
-    model: LeavesModel, source: Source, job: Job, *, title: str = "", quiet: bool = False, on_finished: Callable[[PhaseReport, int], None] | None = None
+    model: LeavesModel,
+    source: Source,
+    job: Job,
+    *,
+    title: str = "",
+    quiet: bool = False,
+    bar: Any = None,
+    on_finished: Callable[[PhaseReport, int], None] | None = None,
 ) -> Outcome:
     """Upscale a source.
 
     Args:
-        title: shown before each phase's progress bar; `quiet` shows none.
+        title: shown before each phase's progress bar; `quiet` shows none. `bar`: one to count the windows on instead, which is left open.
         on_finished: told each finished phase and how many there are; it may save the picture as it stands.
     """
     upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device))
     phases, costs, sigmas = plan_job(model, source, job)
-    bar: tqdm[Any] | None = None
+    own: tqdm[Any] | None = None
     records: list[dict[str, Any]] = []
     started = phase_started = time.perf_counter()
 
     def on_phase(phase: Phase, start: PhaseStart) -> None:
-        nonlocal bar, phase_started
+        nonlocal own, phase_started
         phase_started = time.perf_counter()
+        if bar is not None:
+            return
         size = f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}"
-        bar = tqdm(
+        own = tqdm(
             total=costs[phase.number - 1].evaluations, desc=f"{title}phase {phase.number}/{len(phases)} {size}", unit="window", disable=quiet, mininterval=0.3
         )
 
     def on_views(count: int) -> None:
-        if bar is not None:
-            bar.update(count)
+        shown = own if bar is None else bar
+        if shown is not None:
+            shown.update(count)
 
     def finished(report: PhaseReport) -> None:
-        if bar is not None:
-            bar.close()
+        if own is not None:
+            own.close()
         phase, start = report.phase, report.start
         records.append(
             {
@@ -276,8 +286,8 @@ def run_job(
                 on_finished=finished,
             )
     finally:
-        if bar is not None:
-            bar.close()
+        if own is not None:
+            own.close()
     return Outcome(z, records, time.perf_counter() - started)
 
 

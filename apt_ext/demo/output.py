@@ -9,26 +9,37 @@ from typing import Any
 
 from PIL import Image
 
-from apt_ext.demo.pictures import check_folder, save_png, write_whole
+from apt_ext.demo.pictures import READ, WRITTEN, check_folder, save_picture, write_whole
 
 __all__ = ["Output"]
 
 
+LONGEST = 255 - len("_phase99of99.png") - len("_999")
+"""Bytes of a name's stem that every file system has room for."""
+
+
 class Output:
-    """A folder for results.
+    """A folder for results, or one file that the result is asked for as.
+
+    Args:
+        place: a folder, or a path that ends in a picture format's name.
 
     Attributes:
-        folder: where files go.
+        folder: where files go. `file`: the one file, or None.
         written: the files that this command wrote and that are still there, oldest first.
 
     Raises:
-        ValueError: where the folder cannot be written to.
+        ValueError: where the folder cannot be written to, or the format cannot be written.
     """
 
-    def __init__(self, folder: Path):
-        self._new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        check_folder(folder)
-        self.folder, self.written = folder, list[Path]()
+    def __init__(self, place: Path):
+        if place.suffix.lower() in READ and place.suffix.lower() not in WRITTEN and not place.is_dir():
+            raise ValueError(f"{str(place)!r} is of a format that is not written; use a name in {', '.join(WRITTEN)}, or a folder")
+        self.file = place if place.suffix.lower() in WRITTEN and not place.is_dir() else None
+        self.folder = place.parent if self.file else place
+        self._new = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
+        check_folder(self.folder)
+        self.written = list[Path]()
 
     def discard_if_new(self) -> None:
         """Take away the folders that were made for this command, where they are still empty."""
@@ -37,17 +48,18 @@ class Output:
                 folder.rmdir()
 
     def free_stem(self, stem: str) -> str:
-        """`stem`, or stem_2, stem_3, ... where a picture of that name is there already: no earlier result is overwritten."""
+        """`stem`, cut to a length that can be stored; or stem_2, stem_3, ... where that is there already: no earlier result is overwritten."""
+        stem = stem.encode()[:LONGEST].decode(errors="ignore")
         number, name = 1, stem
         while (self.folder / f"{name}.png").exists():
             number += 1
             name = f"{stem}_{number}"
         return name
 
-    def picture(self, name: str, image: Image.Image, text: Mapping[str, str] | None = None) -> Path:
-        """Write name.png with text chunks."""
-        path = self.folder / f"{name}.png"
-        save_png(image, path, text)
+    def picture(self, name: str, image: Image.Image, text: Mapping[str, str] | None = None, profile: bytes | None = None) -> Path:
+        """Write name.png, or name as it is where it has a format's ending, with text and colour profile."""
+        path = self.folder / (name if Path(name).suffix.lower() in WRITTEN else f"{name}.png")
+        save_picture(image, path, text, profile)
         self.written.append(path)
         return path
 

@@ -7,23 +7,68 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = ["MAX_SIDE", "MIN_SIDE", "Picture", "check_folder", "load_picture", "save_png", "to_picture", "to_tensor", "write_whole"]
+__all__ = [
+    "MAX_SIDE",
+    "MIN_SIDE",
+    "READ",
+    "WRITTEN",
+    "Picture",
+    "check_folder",
+    "load_picture",
+    "save_picture",
+    "to_picture",
+    "to_tensor",
+    "write_whole",
+]
 
 MIN_SIDE, MAX_SIDE = 16, 16384
+READ = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 class Picture(NamedTuple):
-    """`rgb`, an RGB picture; `alpha`, its transparency as "L", or None for an opaque one."""
+    """A picture as its viewer would show it.
+
+    Attributes:
+        rgb: its colours. `alpha`: its transparency as "L", or None for an opaque one.
+        profile: the colour profile that its colours are numbers of, which the result has to carry too; None for sRGB.
+        frames: how many pictures the file holds; this is the first.
+    """
 
     rgb: Image.Image
     alpha: Image.Image | None
+    profile: bytes | None = None
+    frames: int = 1
+
+
+def _in_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """An opaque picture as RGB, and the profile of its numbers. One of RGB is kept as it is; grey and CMYK are brought to sRGB by theirs."""
+    data = image.info.get("icc_profile")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data)) if data else None
+        space = profile.profile.xcolor_space.strip() if profile else ""
+        if profile and image.mode in ("L", "CMYK") and space == {"L": "GRAY", "CMYK": "CMYK"}[image.mode]:
+            turned = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return turned if turned is not None else image.convert("RGB"), None
+    except (OSError, ImageCms.PyCMSError):  # a damaged profile says nothing
+        space = ""
+    return image.convert("RGB"), data if space == "RGB" else None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; one that cannot be read is ignored, as viewers do."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow's EXIF reader stumbles over damaged entries in many ways
+        image.load()
+        return image.copy()
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
@@ -39,7 +84,7 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
 
 
 def load_picture(path: str | os.PathLike[str]) -> Picture:
-    """Read a picture as its viewer would show it: EXIF rotation applied, any mode as RGB, transparency kept apart.
+    """Read a picture as its viewer would show it: EXIF rotation applied, any mode as RGB, transparency and colour profile kept apart.
 
     Colours under full transparency are replaced by the mean of the visible ones, so that no hidden colour bleeds into an edge.
 
@@ -59,12 +104,13 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
             width, height = image.size
             if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
                 raise ValueError(f"picture {name!r} is {width} x {height} pixels; use sides from {MIN_SIDE} to {MAX_SIDE}")
-            turned = ImageOps.exif_transpose(image)
+            frames = getattr(image, "n_frames", 1)
+            turned = _upright(image)
             if turned.mode == "F" or turned.mode.startswith("I"):
                 turned = _eight_bit(turned, name)
             has_alpha = turned.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in turned.info
             rgba = turned.convert("RGBA") if has_alpha else None
-            rgb = turned.convert("RGB")
+            rgb, profile = _in_rgb(turned)
     except ValueError as error:
         if str(error).startswith("picture "):
             raise
@@ -75,14 +121,14 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     if rgba is None:
-        return Picture(rgb, None)
+        return Picture(rgb, None, profile, frames)
     alpha = rgba.getchannel("A")
     opacity = np.asarray(alpha, np.float64)[..., None] / 255
     if opacity.min() == 1:
-        return Picture(rgb, None)
+        return Picture(rgb, None, profile, frames)
     colours = np.asarray(rgba.convert("RGB"), np.float64)
     mean = (colours * opacity).sum((0, 1)) / max(opacity.sum(), 1e-9)
-    return Picture(Image.fromarray((colours * opacity + mean * (1 - opacity) + 0.5).astype(np.uint8)), alpha)
+    return Picture(Image.fromarray((colours * opacity + mean * (1 - opacity) + 0.5).astype(np.uint8)), alpha, profile, frames)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -122,11 +168,23 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def save_png(image: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
-    """Write a PNG with text chunks, whole or not at all. Equal pictures and texts give equal bytes."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in (text or {}).items():
-        info.add_text(key, value)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
+def save_picture(image: Image.Image, path: Path, text: Mapping[str, str] | None = None, profile: bytes | None = None) -> None:
+    """Write a picture in the format of its name (`WRITTEN`), whole or not at all. Equal pictures and texts give equal bytes.
+
+    Args:
+        text: kept as a PNG's text chunks, and in the EXIF comment of the other formats. `profile`: of its colours.
+    """
+    kind, buffer = WRITTEN[path.suffix.lower()], io.BytesIO()
+    more: dict[str, Any] = {"icc_profile": profile} if profile else {}
+    if kind == "PNG":
+        more["pnginfo"] = PngImagePlugin.PngInfo()
+        for key, value in (text or {}).items():
+            more["pnginfo"].add_text(key, value)
+    else:
+        more["quality"] = 95
+        if text and "parameters" in text:
+            exif = Image.Exif()
+            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text["parameters"].encode("utf-16-be")  # UserComment, as the WebUI writes it
+            more["exif"] = exif
+    image.save(buffer, kind, **more)
     write_whole(path, buffer.getvalue())

@@ -1,0 +1,254 @@
+"""Enlarging pictures from the command line: what is said before, the files that are written, and many pictures one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from apt_ext import __version__
+from apt_ext.core.upscale import PhaseReport
+from apt_ext.demo.arguments import job_from
+from apt_ext.demo.autoencoder import FACTOR
+from apt_ext.demo.job import (
+    Job,
+    Outcome,
+    Source,
+    check_output,
+    from_picture,
+    from_style,
+    lay_out,
+    peak_memory_mib,
+    plan_job,
+    run_job,
+    seconds_per_view,
+    show,
+)
+from apt_ext.demo.model import LeavesModel, choose_device, load_model
+from apt_ext.demo.output import Output
+from apt_ext.demo.pictures import READ, WRITTEN, Picture, load_picture
+from apt_ext.demo.upscalers import enlarger
+
+__all__ = ["announce", "command_generate", "command_upscale", "enlarge_one", "machine", "report_of", "say_limits"]
+
+LIMITS = (
+    "The embedded model is small: it sharpens edges and adds texture of the kind that it was trained on, but it does not know what your picture shows. "
+    "For real detail use the method with Stable Diffusion."
+)
+
+
+def say_limits() -> None:
+    """What to expect of the embedded model."""
+    print(LIMITS, file=sys.stderr)
+
+
+def _text(job: Job) -> dict[str, str]:
+    """What is written into a picture file, so that the job can be repeated from it."""
+    values = asdict(job)
+    flat = {name: value for name, value in values.items() if name != "options"} | values["options"]
+    return {"parameters": ", ".join(f"APT {name.replace('_', ' ')}: {value}" for name, value in flat.items()), "Software": f"apt_ext {__version__}"}
+
+
+def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    if alpha is None:
+        return image
+    image = image.copy()
+    image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
+    return image
+
+
+def announce(model: LeavesModel, source: Source, jobs: Mapping[str, Job], title: str = "") -> None:
+    """Say what will be done and about how long it takes, before it begins."""
+    for label, job in jobs.items():
+        phases, costs, _ = plan_job(model, source, job)
+        views = sum(cost.evaluations for cost in costs)
+        sizes = ", ".join(f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}" for phase in phases)
+        seconds = views * seconds_per_view(model, job)
+        took = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"
+        print(f"{title}{label}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
+        if job.options.method == "accdiffusion":
+            print("accdiffusion: with window interaction; words per window do not apply, since the embedded model has no prompts", file=sys.stderr)
+
+
+def report_of(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
+    """Settings, phases and costs of a finished job."""
+    return {
+        "settings": asdict(job),
+        "seed": job.seed,
+        "input": list(source.pixels),
+        "base": [source.base.shape[-1] * FACTOR, source.base.shape[-2] * FACTOR],
+        "phases": outcome.phases,
+        "window_evaluations": sum(phase["window_evaluations"] for phase in outcome.phases),
+        "seconds": round(outcome.seconds, 2),
+    }
+
+
+def machine(model: LeavesModel) -> dict[str, Any]:
+    """Versions, device and memory."""
+    memory = peak_memory_mib(model.device)
+    versions = {"apt_ext": __version__, "torch": torch.__version__, "device": str(model.device)}
+    return {"versions": versions, "peak_memory_mib": None if memory is None else round(memory)}
+
+
+def enlarge_one(
+    output: Output,
+    model: LeavesModel,
+    source: Source,
+    job: Job,
+    name: str,
+    picture: Picture | None = None,
+    *,
+    title: str = "",
+    quiet: bool = False,
+    keep: bool = False,
+    bar: Any = None,
+) -> tuple[Outcome, Image.Image, Path]:
+    """One job with its pictures: each phase is on disk as soon as it is finished, until the result is.
+
+    Args:
+        name: of the result, and of the phases. `picture`: where its transparency and colour profile come from.
+        keep: whether the phases stay. `bar`: one to count on, instead of one for each phase.
+    """
+    phases: list[Path] = []
+    alpha, profile = (picture.alpha, picture.profile) if picture else (None, None)
+    stem = Path(name).stem if Path(name).suffix.lower() in WRITTEN else name
+
+    def save_phase(report: PhaseReport, count: int) -> None:
+        if report.phase.number < count:
+            image = show(model, source, report.latent, report.phase.size[1] * FACTOR / source.covered[0])
+            phases.append(output.picture(f"{stem}_phase{report.phase.number}of{count}", _with_alpha(image, alpha), _text(job), profile))
+
+    outcome = run_job(model, source, job, title=title, quiet=quiet, bar=bar, on_finished=save_phase)
+    image = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
+    path = output.picture(name, _with_alpha(image, alpha), _text(job), profile)
+    for phase in [] if keep else phases:
+        output.remove(phase)
+    return outcome, image, path
+
+
+def _files(given: Sequence[str]) -> list[str]:
+    """The picture files that are meant: each as it is given, and what a folder holds."""
+    files: list[str] = []
+    for name in given:
+        if not os.path.isdir(name):  # unlike a Path, it answers for a name that cannot be looked up
+            files.append(name)
+            continue
+        inside = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in READ and path.is_file())
+        if not inside:
+            raise ValueError(f"folder {name!r} holds no picture; use PNG, JPEG, WebP, TIFF, BMP or GIF files")
+        files += inside
+    return files
+
+
+def _checked(name: str, job: Job) -> Picture:
+    """A picture that can be enlarged.
+
+    Raises:
+        ValueError: where it cannot.
+    """
+    picture = load_picture(name)
+    check_output(picture.rgb.size, job.scale)
+    return picture
+
+
+def _name_of(args: argparse.Namespace, output: Output, job: Job, stem: str) -> str:
+    return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
+
+
+def _save_report(output: Output, name: str, model: LeavesModel, job: Job, source: Source, outcome: Outcome) -> None:
+    stem = Path(name).stem if Path(name).suffix.lower() in WRITTEN else name
+    output.report(stem, report_of(job, source, outcome) | machine(model))
+
+
+def _start(args: argparse.Namespace, job: Job) -> LeavesModel:
+    """The model, once everything else that can be refused has been."""
+    device = choose_device(args.device)
+    enlarger(job.options.upscaler, device)
+    model = load_model(device=device)
+    model.style_index(job.style)
+    return model
+
+
+def command_upscale(args: argparse.Namespace, output: Output) -> None:
+    """Enlarge a picture, or several, one after the other.
+
+    Raises:
+        ValueError: where nothing can be made, or, at the end, where some of several pictures could not be.
+    """
+    job = job_from(args, "photo")
+    files = _files(args.image)
+    if len(files) > 1:
+        _upscale_all(args, output, job, files)
+        return
+    picture = _checked(files[0], job)
+    if picture.alpha is not None and output.file and WRITTEN[output.file.suffix.lower()] == "JPEG":
+        raise ValueError(f"{str(output.file)!r} cannot hold the transparency of {files[0]!r}; use a .png or .webp name")
+    if output.file and output.file.resolve() == Path(files[0]).resolve():
+        raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
+    model = _start(args, job)
+    say_limits()
+    if picture.frames > 1:
+        print(f"{files[0]}: the first of its {picture.frames} pictures is enlarged", file=sys.stderr)
+    source = from_picture(model, picture.rgb)
+    announce(model, source, {job.options.method: job})
+    name = _name_of(args, output, job, Path(files[0]).stem)
+    outcome, _, path = enlarge_one(output, model, source, job, name, picture, quiet=args.quiet, keep=args.keep_phases)
+    _save_report(output, name, model, job, source, outcome)
+    print(f"{path} ({outcome.seconds:.0f} s)")
+
+
+def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequence[str]) -> None:
+    if output.file:
+        raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
+    model = _start(args, job)
+    say_limits()
+    good: list[str] = []
+    views, bad = 0, list[str]()
+    for file in files:
+        try:
+            width, height = _checked(file, job).rgb.size
+            costs = lay_out(model.facts, model.sigmas, (-(-height // FACTOR), -(-width // FACTOR)), job)[1]
+            views += sum(cost.evaluations for cost in costs)
+            good.append(file)
+        except ValueError as error:
+            bad.append(str(error))
+            print(f"left out: {error}", file=sys.stderr)
+    minutes = views * seconds_per_view(model, job) / 60
+    print(f"{len(good)} pictures, {views} window evaluations, about {minutes:.1f} minutes", file=sys.stderr)
+    started = time.perf_counter()
+    with tqdm(total=views, unit="window", disable=args.quiet, mininterval=0.3) as bar:
+        for file in good:
+            bar.set_description(Path(file).name[:40])
+            picture = load_picture(file)
+            source, name = from_picture(model, picture.rgb), _name_of(args, output, job, Path(file).stem)
+            outcome, _, path = enlarge_one(output, model, source, job, name, picture, keep=args.keep_phases, bar=bar)
+            _save_report(output, name, model, job, source, outcome)
+            bar.write(str(path), file=sys.stdout)
+    print(f"{len(good)} of {len(files)} pictures in {time.perf_counter() - started:.0f} s")
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(files)} pictures were left out; the first: {bad[0]}")
+
+
+def command_generate(args: argparse.Namespace, output: Output) -> None:
+    """Let the model make a picture, and enlarge it."""
+    job = job_from(args, "autumn")
+    model = _start(args, job)
+    say_limits()
+    source = from_style(model, job)
+    plan_job(model, source, job)
+    stem = output.free_stem(f"{job.style}_{job.seed}")
+    output.picture(stem, show(model, source, source.latent, 1.0), _text(job))
+    announce(model, source, {job.options.method: job})
+    name = _name_of(args, output, job, stem)
+    outcome, _, path = enlarge_one(output, model, source, job, name, quiet=args.quiet, keep=args.keep_phases)
+    _save_report(output, name, model, job, source, outcome)
+    print(f"{path} ({outcome.seconds:.0f} s)")
