@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CORE = sorted((ROOT / "apt_ext" / "core").glob("*.py"))
+CORE = sorted((ROOT / "apt_ext" / "core").rglob("*.py"))
 
 
 def imports(path):
@@ -31,7 +31,7 @@ def test_core_is_found():
     assert len(CORE) > 10
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "apt_ext" / "demo").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "apt_ext" / "demo").rglob("*.py")), ids=lambda p: p.name)
 def test_the_demo_knows_no_host(path):
     assert not [name for name in imports(path) if name.partition(".")[0] in ("modules", "gradio") or name.startswith("apt_ext.webui")]
 
