@@ -61,8 +61,8 @@ PUBLISHED: dict[str, Any] = {
 """DemoFusion's published settings (Du et al., CVPR 2024): enlarged latents, phase by phase, every step."""
 
 PRESETS: dict[str, Preset] = {
-    "Fast": Preset({"method": "multidiffusion", "steps": 25, "matching": 0.0}),
-    "Balanced": Preset({"steps": 40}),
+    "Fast": Preset({"method": "multidiffusion", "steps": 25, "shortcut": 0.4, "matching": 0.0}),
+    "Balanced": Preset({"steps": 29}),
     "Quality": Preset({"steps": 50, "phases": "double"}),
     "Published": Preset(PUBLISHED, sampler="euler", schedule="normal"),
 }
@@ -84,7 +84,7 @@ class Options:
 
     method: str = setting("demofusion", "Method", "base method of patch fusion", choices=METHODS)
     steps: int = setting(30, "Steps", "steps of the whole noise schedule; the shortcut runs a share of them", least=1, most=1000)
-    shortcut: float = setting(0.4, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
+    shortcut: float = setting(0.45, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
     matching: float = setting(1.0, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
     gamma: float | str = setting(
         0.0, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
@@ -124,9 +124,9 @@ class Options:
     hold_until: float = setting(0.3, "Hold until", "noise level at which the hold has faded out", least=0.01, most=20.0)
     hold_width: float = setting(0.25, "Hold width", "how coarse the held shapes are, in latent pixels of the smaller picture", least=0.05, most=4.0)
     colour_fix: float = setting(
-        0.5,
+        0.25,
         "Colour fix",
-        "what is coarser than so many pixels of the smaller picture is taken from it: 0.5 keeps all that it shows, 4 its colours; 0 leaves the result as it is",
+        "what is coarser than so many pixels of the smaller picture is taken from it: 0.25 keeps all that it shows, 4 its colours; 0 leaves the result as it is",
         least=0.0,
         most=64.0,
     )
