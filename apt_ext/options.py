@@ -126,7 +126,7 @@ class Options:
     colour_fix: float = setting(
         0.25,
         "Colour fix",
-        "what is coarser than so many pixels of the smaller picture is taken from it: 0.25 keeps all that it shows, 4 its colours; 0 leaves the result as it is",
+        "what is coarser than so many pixels of the smaller picture is taken from it: 0.25 keeps all that it shows, 4 its colours, 0 nothing",
         least=0.0,
         most=64.0,
     )

@@ -75,12 +75,15 @@ def _extent(limits: Mapping[str, Any]) -> str:
     return f" ({limits['least']} to {limits['most']})" if "least" in limits else ""
 
 
-def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True) -> None:
+MAKING = 1.5  # guidance of pictures that are made from nothing; one that is enlarged has its style, and guidance changes nothing but the cost
+
+
+def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True, guidance: float = Job.guidance) -> None:
     job = Job()
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
     parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join([*EVALUATIONS_PER_STEP, *FREE_SAMPLERS])}; the preset's")
     parser.add_argument("--schedule", help=f"noise schedule, one of {', '.join(SCHEDULES)}; the preset's")
-    parser.add_argument("--guidance", type=_number, default=job.guidance, help="classifier-free guidance; %(default)s")
+    parser.add_argument("--guidance", type=_number, default=guidance, help="classifier-free guidance; %(default)s")
     parser.add_argument(
         "--guided-above", type=_number, default=job.guided_above, help="noise level below which guidance is left out, which halves the work there; %(default)s"
     )
@@ -112,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_job(one, "photo")
 
     made = commands.add_parser("generate", help="let the model make a picture from a style and a seed, and enlarge it")
-    _add_job(made, "autumn")
+    _add_job(made, "autumn", guidance=MAKING)
     for command in (one, made):
         command.add_argument("--keep-phases", action="store_true", help="keep the pictures of the phases in between")
         _add_output(command)
@@ -132,7 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     samples = commands.add_parser("samples", help="lay pictures that the model makes beside real ones, style by style")
     samples.add_argument("--count", type=int, default=8, help="pictures of each style; %(default)s")
     samples.add_argument("--seed", type=int, default=1)
-    samples.add_argument("--guidance", type=_number, default=Job().guidance)
+    samples.add_argument("--guidance", type=_number, default=MAKING)
     samples.add_argument("--device", default="auto")
     _add_output(samples)
     return parser

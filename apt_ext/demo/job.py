@@ -55,7 +55,7 @@ class Job:
     options: Options = field(default_factory=Options)
     sampler: str = "dpmpp_2m"
     schedule: str = "karras"
-    guidance: float = 1.5
+    guidance: float = 1.0
     style: str = "photo"
     seed: int = 1
     guided_above: float = 0.0
