@@ -27,6 +27,11 @@ def test_core_needs_torch_and_einops_alone(path):
         assert allowed, f"{path.name} imports {name}"
 
 
+def test_core_needs_no_numpy():
+    """Not by way of a tensor either."""
+    assert not [path.name for path in CORE if ".numpy()" in path.read_text()]
+
+
 def test_core_is_found():
     assert len(CORE) > 10
 

@@ -119,9 +119,8 @@ def draw_windows(step: int, *, size: tuple[int, int], window: tuple[int, int], *
 def cover(size: tuple[int, int], windows: Iterable[Window]) -> Tensor:
     """How many windows see each pixel: (rows, columns) int64."""
     count = torch.zeros(size, dtype=torch.int64)
-    pixels = count.numpy()
     for top, left, height, width in windows:
-        pixels[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] += 1
+        count[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] += 1
     return count
 
 

@@ -122,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="say what a job would do: phases, sizes, windows; no model is run")
     plan.add_argument("size", help="the picture's size in pixels, such as 1024x1024")
-    plan.add_argument("--model", default="leaves", help="model family: leaves, sd1, sd2 or sdxl; %(default)s")
+    plan.add_argument("--model", default="leaves", help="model family: leaves, sd1, sd2, sd2v (768 px) or sdxl; %(default)s")
     plan.add_argument("--json", action="store_true", help="as JSON")
     _add_job(plan, "photo")
 

@@ -29,7 +29,8 @@ from apt_ext.demo.world import make_scene, render
 
 __all__ = ["main"]
 
-FAMILIES = {"leaves": (NATIVE[0], FACTOR, 1), "sd1": (64, 8, 8), "sd2": (96, 8, 8), "sdxl": (128, 8, 8)}  # native latent side, pixels per latent, multiple
+# Native latent side, pixels per latent, multiple of the sides; named as in the WebUI's settings.
+FAMILIES = {"leaves": (NATIVE[0], FACTOR, 1), "sd1": (64, 8, 8), "sd2": (64, 8, 8), "sd2v": (96, 8, 8), "sdxl": (128, 8, 4)}
 
 
 def command_plan(args: argparse.Namespace) -> None:
