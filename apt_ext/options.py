@@ -53,6 +53,7 @@ PUBLISHED: dict[str, Any] = {
     "steps": 50,
     "shortcut": 1.0,
     "matching": 0.0,
+    "gamma": 0.0,
     "phases": "progressive",
     "upscaler": "latent",
     "colour_fix": 0.0,
@@ -61,9 +62,9 @@ PUBLISHED: dict[str, Any] = {
 """DemoFusion's published settings (Du et al., CVPR 2024): enlarged latents, phase by phase, every step."""
 
 PRESETS: dict[str, Preset] = {
-    "Fast": Preset({"method": "multidiffusion", "steps": 25, "shortcut": 0.4, "matching": 0.0}),
-    "Balanced": Preset({"steps": 29}),
-    "Quality": Preset({"steps": 50, "phases": "double"}),
+    "Fast": Preset({"method": "multidiffusion", "steps": 20}),
+    "Balanced": Preset({"steps": 33}),
+    "Quality": Preset({"method": "accdiffusion", "steps": 53, "phases": "double", "tolerance": 0.01}),
     "Published": Preset(PUBLISHED, sampler="euler", schedule="normal"),
 }
 
@@ -84,10 +85,10 @@ class Options:
 
     method: str = setting("demofusion", "Method", "base method of patch fusion", choices=METHODS)
     steps: int = setting(30, "Steps", "steps of the whole noise schedule; the shortcut runs a share of them", least=1, most=1000)
-    shortcut: float = setting(0.45, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
+    shortcut: float = setting(0.3, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
     matching: float = setting(1.0, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
     gamma: float | str = setting(
-        0.0, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
+        0.75, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
     )
     phases: str = setting(
         "direct",
