@@ -1,7 +1,7 @@
 // The panel under the APT accordion: asks the server what the job would do, and draws it.
 // Every number comes from the server, which plans with the same code that runs the job.
 
-// A preset's steps and denoising strength go into the host's own fields, where the user sees them.
+// A preset's steps and denoising strength go into the host's own fields, where the user sees them; so does its upscaler, through the server.
 function aptFillHost(presetId, values) {
     if (!values) return; // Custom
     const tab = presetId.includes("txt2img") ? "txt2img" : "img2img";
@@ -18,7 +18,8 @@ function aptFillHost(presetId, values) {
 
 (function() {
     const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
-        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words", "dilated_every"];
+        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words", "dilated_every",
+        "upscaler", "skip_residual", "hold", "hold_until", "hold_width", "colour_fix"];
     const WAIT = 300; // milliseconds after the last change
 
     function field(id) {
@@ -58,7 +59,7 @@ function aptFillHost(presetId, values) {
         return {
             img2img: false, first: [width, height], target: target, steps: field("txt2img_steps"), hires_steps: field("txt2img_hires_steps"),
             denoising: field("txt2img_denoising_strength"), sampler: chosen("hr_sampler", "Use same sampler", field("txt2img_sampling")),
-            scheduler: scheduler, settings: settings(prefix),
+            scheduler: scheduler, upscaler: scale ? "None" : field("txt2img_hr_upscaler"), settings: settings(prefix),
         };
     }
 
@@ -106,7 +107,8 @@ function aptFillHost(presetId, values) {
             `<th>UNet evaluations</th></tr>${rows}</table>` +
             `<div><b>${data.evaluations}</b> UNet evaluations per picture, from ${data.start[0]} x ${data.start[1]}. ` +
             `DemoFusion as published: ${data.demofusion} (this is ${share(data.evaluations, data.demofusion)} of it). ` +
-            `A plain pass over the whole picture: about ${data.plain} windows' worth.</div></div></div>`;
+            `A plain pass over the whole picture: about ${data.plain} windows' worth.</div>` +
+            (data.notes || []).map((note) => `<div class="apt-note">${escaped(note)}</div>`).join("") + `</div></div>`;
     }
 
     function panels() {

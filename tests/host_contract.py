@@ -47,10 +47,12 @@ SIGNATURES = {
     "modules/scripts.py": {
         "PostSampleArgs.__init__": "self samples",
         "PostprocessImageArgs.__init__": "self image",
+        "Script.after_component": "self component **kwargs",
         "Script.before_process": "self p *args",
         "Script.elem_id": "self item_id",
         "Script.post_sample": "self p ps *args",
         "Script.postprocess": "self p processed *args",
+        "Script.postprocess_batch": "self p *args **kwargs",
         "Script.postprocess_image": "self p pp *args",
         "Script.process_before_every_sampling": "self p *args **kwargs",
         "Script.run": "self p *args",
@@ -94,7 +96,7 @@ GLOBALS = {
     "modules/scripts.py": "AlwaysVisible Script scripts_data",
     "modules/sd_models.py": "model_data",
     "modules/sd_samplers_common.py": "InterruptedException approximation_indexes",
-    "modules/shared.py": "OptionInfo device latent_upscale_default_mode latent_upscale_modes opts sd_model state total_tqdm",
+    "modules/shared.py": "OptionInfo device latent_upscale_default_mode latent_upscale_modes opts sd_model sd_upscalers state total_tqdm",
     "modules/ui_components.py": "InputAccordion",
 }
 

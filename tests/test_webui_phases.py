@@ -31,7 +31,7 @@ def test_progress_only_grows_and_ends_full(host, job_of_kind, monkeypatch, kind,
 
 
 def test_steps_on_the_console_are_those_of_all_phases(host):
-    host.run(host.text_job(ON, hr_scale=3.0, steps=6, n_iter=2))
+    host.run(host.text_job({"phases": "double"}, hr_scale=3.0, steps=6, n_iter=2))
     assert host.shared.total_tqdm.done == host.shared.total_tqdm.total == 2 * (6 + 2 * 6)
 
 
@@ -74,7 +74,7 @@ def failing_in_phase(host, number):
 def test_a_phase_that_fails_leaves_the_picture_before_it(host, job_of_kind, kind, failing, save_phases, suffixes):
     failing_in_phase(host, failing)
     scaled = {"hr_scale": 3.0} if kind == "text" else {"width": 192, "height": 192}
-    p = job_of_kind(kind, {"save_phases": save_phases}, do_not_save_samples=False, **scaled)
+    p = job_of_kind(kind, {"save_phases": save_phases, "phases": "double"}, do_not_save_samples=False, **scaled)
     with pytest.raises(RuntimeError, match="broken"):
         host.run(p)
     assert [one["suffix"] for one in host.images.saved] == suffixes
@@ -85,5 +85,5 @@ def test_a_picture_that_cannot_be_saved_does_not_hide_the_error(host, monkeypatc
     failing_in_phase(host, 2)
     monkeypatch.setattr(host.images, "save_image", lambda *args, **named: 1 / 0)
     with pytest.raises(RuntimeError, match="broken"):
-        host.run(host.text_job(ON, hr_scale=3.0, do_not_save_samples=False))
+        host.run(host.text_job({"phases": "double"}, hr_scale=3.0, do_not_save_samples=False))
     assert len(host.errors.reports) == 1

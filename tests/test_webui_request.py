@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
+from apt_ext.core.schedule import shortcut_sigmas
+from apt_ext.options import PHASE_POLICIES, PRESETS, Options, preset_options, settings
 from apt_ext.webui.request import CONTROLS, CUSTOM, Request, defaults, infotext, parse, preset_values, replaced
 
 UNWRITTEN = {"steps", "shortcut", "window_batch"}
@@ -41,6 +43,12 @@ def test_the_order_of_the_arguments_is_frozen():
         "words",
         "draw_words",
         "dilated_every",
+        "upscaler",
+        "skip_residual",
+        "hold",
+        "hold_until",
+        "hold_width",
+        "colour_fix",
     ]
 
 
@@ -221,12 +229,31 @@ def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host
     made = host.ui.build(defaults(), lambda name: f"script_img2img_apt_{name}")
     (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
     call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
-    assert json.loads(call[1]) == {
-        "Fast": {"steps": 25, "hires_steps": 15, "denoising": 0.6},
-        "Balanced": {"steps": 30, "hires_steps": 18, "denoising": 0.6},
-        "Quality": {"steps": 50, "hires_steps": 30, "denoising": 0.6},
-    }
+    for name, wanted in json.loads(call[1]).items():
+        options = preset_options(name)[0]
+        assert (wanted["steps"], wanted["denoising"], wanted["upscaler"]) == (options.steps, options.shortcut, options.upscaler)
+        assert wanted["hires_steps"] == len(shortcut_sigmas(torch.arange(options.steps + 1), options.shortcut)) - 1
     assert list(json.loads(call[1])) == list(PRESETS)
+
+
+@pytest.mark.parametrize(("preset", "name"), [("Balanced", "Lanczos"), ("Published", "Latent (bicubic)")])
+def test_a_preset_fills_the_hosts_own_upscaler_which_decides_in_its_hires_pass(host, preset, name):
+    script, field = host.adapter("script").APTScript(), object()
+    script.after_component("another", elem_id="txt2img_hr_scale")
+    script.after_component(field, elem_id="txt2img_hr_upscaler")
+    preset_control = script.ui(False)[1]
+    (event,) = [event for event in preset_control.events if event.get("outputs") == [field]]
+    assert event["fn"](preset) == {"value": name}
+    assert event["fn"](CUSTOM) == {}
+    shown = dict(zip([control.name for control in CONTROLS], script.ui(False)[1:], strict=True))
+    assert not shown["upscaler"].kwargs["visible"]
+    assert shown["colour_fix"].kwargs["visible"]
+
+
+def test_elsewhere_apts_own_upscaler_is_shown_with_the_hosts(host):
+    shown = dict(zip([control.name for control in CONTROLS], host.adapter("script").APTScript().ui(True)[1:], strict=True))
+    assert shown["upscaler"].kwargs["visible"]
+    assert shown["upscaler"].kwargs["choices"] == ["lanczos", "bicubic", "latent", "Nearest"]
 
 
 def test_the_settings_page_gives_the_defaults(host):

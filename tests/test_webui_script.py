@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from apt_ext.options import PRESETS
+from apt_ext.options import PRESETS, Options, preset_options
 from tests.host_double.jobs import ON, far, left_on_p
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -21,8 +21,8 @@ def test_the_dropdown_entry_turns_hires_fix_on(host):
     p = host.text_job(enable_hr=False, denoising_strength=None, hr_resize_x=999)
     (made,) = upscaled(host, p, 3.0, "Fast")
     assert made.size == (192, 192)
-    assert (p.enable_hr, p.hr_scale, p.denoising_strength, p.hr_upscaler) == (True, 3.0, 0.6, "Latent")
-    assert p.extra_generation_params["APT phases"] == PRESETS["Fast"].options["phases"]
+    assert (p.enable_hr, p.hr_scale, p.denoising_strength, p.hr_upscaler) == (True, 3.0, Options().shortcut, "Lanczos")
+    assert p.extra_generation_params["APT method"] == PRESETS["Fast"].options["method"]
     assert not left_on_p(p)
 
 
@@ -83,17 +83,21 @@ def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before
     p = job_of_kind(kind)
     axes["Preset"].apply(p, "Fast", ["Fast"])
     axes["Window overlap"].apply(p, 0.125, [0.125])
-    assert axes["Preset"].more["choices"]() == ["Fast", "Balanced", "Quality"]
+    assert axes["Preset"].more["choices"]() == list(PRESETS)
     host.run(p)
-    assert (p.extra_generation_params["APT phases"], p.extra_generation_params["APT overlap"]) == ("direct", 0.125)
-    assert p.denoising_strength == 0.6
-    assert (p.hr_second_pass_steps if kind == "text" else p.steps) == (15 if kind == "text" else 25)
+    options = preset_options("Fast")[0]
+    assert (p.extra_generation_params["APT method"], p.extra_generation_params["APT overlap"]) == (options.method, 0.125)
+    assert p.denoising_strength == options.shortcut
+    if kind == "text":
+        assert (p.hr_second_pass_steps, p.hr_upscaler) == (round(options.steps * options.shortcut), "Lanczos")
+    else:
+        assert p.steps == options.steps
 
 
 def test_an_unknown_preset_on_an_axis_is_refused(host, axes):
     p = host.text_job(ON)
     axes["Preset"].apply(p, "Magic", ["Magic"])
-    with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Fast, Balanced, Quality"):
+    with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Fast, Balanced, Quality, Published"):
         host.run(p)
     assert not host.model.calls
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from apt_ext.core.conditioning import ViewBatch, condition_views
-from apt_ext.core.evaluations import StepClock
+from apt_ext.core.evaluations import Clock
 from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.hold import Hold
 from apt_ext.core.residual import Denoiser, mix_residual
 from apt_ext.core.schedule import PathWeights
 from apt_ext.webui.family import POOLED
@@ -42,22 +43,24 @@ class PhaseRun:
         on_call: told of every call, before it.
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
         prompts: of the local windows, or None where all of them have the whole one.
+        hold: low-pass guidance, or None.
     """
 
     def __init__(
         self,
         coordinates: Coordinates,
-        clock: StepClock,
+        clock: Clock,
         fuse: Callable[[Denoiser], FusedDenoiser],
         weights: Callable[[float], PathWeights],
         residual: tuple[Tensor, Tensor] | None,
         on_call: Callable[[], None],
         on_memory: Callable[[Exception, int], int],
         prompts: WindowPrompts | None = None,
+        hold: Hold | None = None,
     ):
         self.coordinates, self.clock, self.fuse, self.weights = coordinates, clock, fuse, weights
         self.residual, self.on_call, self.on_memory = residual, on_call, on_memory
-        self.prompts = prompts
+        self.prompts, self.hold = prompts, hold
         self.models: dict[int, FusedModel] = {}
 
     def begin(self, x: Tensor, t: Tensor) -> None:
@@ -68,6 +71,10 @@ class PhaseRun:
         sigma = self.coordinates.level(t)
         if self.clock.tick(sigma) and self.residual is not None:
             mix_residual(x, *self.coordinates.noised(*self.residual, sigma), sigma, self.weights(sigma).c1)
+
+    def end(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
+        """What the denoiser answers: guided, then held. Guidance is an affine mean, so holding each prompt's estimate would come to the same."""
+        return out if self.hold is None else self.coordinates.changed(self.hold.__call__, x, t, out)
 
     def wrap(self, model: Any) -> FusedModel:
         """The fused model around the host's; the refiner may bring another one in the middle of a phase."""
@@ -115,14 +122,14 @@ def _with_engine(base: Any) -> Any:
 
         def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.apt_run.begin(x, sigma)
-            return super().forward(x, sigma, *args, **kwargs)
+            return self.apt_run.end(x, sigma, super().forward(x, sigma, *args, **kwargs))
 
     return APTDenoiser
 
 
 @contextmanager
 def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
-    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin` and `wrap`; afterwards it is what it was."""
+    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin`, `wrap` and `end`; afterwards it is what it was."""
     base: Any = type(denoiser)
     denoiser.__class__ = _with_engine(base)
     denoiser.apt_run = run

@@ -18,18 +18,22 @@ from apt_ext.core.phases import Phase
 from apt_ext.webui import vae
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.family import family_of
+from apt_ext.webui.host import check_host
 from apt_ext.webui.job_words import listen, window_words
 from apt_ext.webui.progress import Progress, hires_jobs
 from apt_ext.webui.request import Request, infotext
 from apt_ext.webui.sampling import Layout, Pass, lay_out, run_phases
 from apt_ext.webui.saving import rescue, save_phase
 from apt_ext.webui.settings import native_side
-from apt_ext.webui.starts import hires_base, hires_sizes_of, picture_base, picture_sizes_of
+from apt_ext.webui.sizes import FACTOR
+from apt_ext.webui.starts import hires_sizes_of, hires_start, picture_sizes_of, picture_start
 from apt_ext.webui.state import NAME, Job, job_of
+from apt_ext.webui.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
 
-__all__ = ["attach", "decode_samples", "detach", "forget_infotext", "install"]
+__all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext", "install"]
 
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
+TAKEN_OVER = "APT did not run, for another extension has taken the sampling over (Tiled Diffusion, perhaps). Turn one of the two off."
 
 
 def attach(p: Any, request: Request | Exception) -> None:
@@ -48,7 +52,9 @@ def attach(p: Any, request: Request | Exception) -> None:
 
 def detach(p: Any) -> None:
     """Take everything off a processing object again."""
-    p.__dict__.pop(NAME, None)
+    job = p.__dict__.pop(NAME, None)
+    if job is not None and job.named:
+        p.hr_upscaler = None
     for name in ("init", "sample_hr_pass"):
         ours = p.__dict__.get(name)
         if hasattr(ours, "apt_original"):
@@ -58,9 +64,8 @@ def detach(p: Any) -> None:
 
 
 def forget_infotext(p: Any) -> None:
-    """Take APT's entries out of the infotext: scripts run copies of one processing object that share them."""
-    for key in [key for key in p.extra_generation_params if key.startswith("APT ")]:
-        del p.extra_generation_params[key]
+    """Take APT's entries out of the infotext: scripts run copies of one processing object that share them. The others keep what they have."""
+    p.extra_generation_params = {key: value for key, value in p.extra_generation_params.items() if not key.startswith("APT ")}
 
 
 def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
@@ -92,7 +97,8 @@ def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | 
 
 
 def _check(p: Any, request: Request) -> None:
-    """What can be told before the host's own `init`."""
+    """What can be told before the host's own `init`, and what it has to be told."""
+    check_host()
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not p.enable_hr:
         if p.is_api:
             raise ValueError("Hires. fix is off; set enable_hr to true, or use script_name 'APT upscale'")
@@ -105,6 +111,21 @@ def _check(p: Any, request: Request) -> None:
         raise ValueError("words per window cannot be told apart with the old emphasis implementation; turn that setting off, or set words per window to 0")
     if request.options.gamma == "auto" and p.batch_size > 1:
         raise ValueError(f"schedule strength 'auto' is measured on one picture at a time, not on a batch of {p.batch_size}; use batch count, or give a number")
+    _choose_upscaler(p, request)
+
+
+def _choose_upscaler(p: Any, request: Request) -> None:
+    """Settle what enlarges: in a hires pass the host's field, where it says something, and elsewhere APT's own setting."""
+    job, own = job_of(p), request.options.upscaler
+    assert job is not None
+    if not isinstance(p, processing.StableDiffusionProcessingTxt2Img):
+        # The resize mode "latent upscale" is a choice of the host's too.
+        job.own_upscaler = p.resize_mode != 3
+        job.upscaler = resolved(own) if job.own_upscaler else LATENT
+        return
+    if p.hr_upscaler is None:  # the API's default
+        p.hr_upscaler, job.named = host_name(own), True
+    job.upscaler, job.own_upscaler = hires_upscaler(p, own), p.hr_upscaler == NONE
 
 
 def _prepare(p: Any, request: Request) -> None:
@@ -118,11 +139,30 @@ def _prepare(p: Any, request: Request) -> None:
     job = job_of(p)
     assert job is not None
     _announce(p, job, layout, hires)
-    p.extra_generation_params.update(infotext(request) | _window_infotext() | {"APT version": __version__})
+    _write_infotext(p, job)
+    if not hires and start == target and _no_larger(p, target):
+        p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
 
 
-def _window_infotext() -> dict[str, int]:
-    return {f"APT window {family_of(shared.sd_model)}": native_side(shared.sd_model)}
+def _no_larger(p: Any, target: tuple[int, int]) -> bool:
+    width, height = p.paste_to[2:] if p.paste_to else p.init_images[0].size
+    return target[1] * FACTOR <= width and target[0] * FACTOR <= height
+
+
+def _write_infotext(p: Any, job: Job) -> None:
+    """What makes this picture; the hires pass may have a checkpoint of its own."""
+    window = {f"APT window {family_of(shared.sd_model)}": native_side(shared.sd_model)}
+    p.extra_generation_params.update(infotext(job.request, job.own_upscaler) | window | {"APT version": __version__})
+
+
+def check_ran(p: Any) -> None:
+    """A batch has been sampled: where the phases did not run, say so, and claim nothing in its infotext."""
+    job = job_of(p)
+    if job is None or job.ran or "APT method" not in p.extra_generation_params:
+        return
+    forget_infotext(p)
+    if not (shared.state.interrupted or shared.state.skipped):
+        p.comment(TAKEN_OVER)
 
 
 class _as_hires:
@@ -159,6 +199,7 @@ def install(p: Any) -> None:
     if job is None:
         return
     sampler = p.sampler
+    job.ran, job.small = False, []
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not hires:
         if job.words:
             listen(p, job, sampler)
@@ -169,18 +210,21 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         with vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
-            p.extra_generation_params.update(_window_infotext())  # the hires pass may have a checkpoint of its own
+            _write_infotext(p, job)
+            job.ran = True
             base, job.base = job.base, None
-            z = picture_base(p, x) if base is None else hires_base(p, base, x)
+            colours = job.request.options.colour_fix > 0
+            start = picture_start(p, x, job.upscaler) if base is None else hires_start(p, base, job.decoded, x, job.upscaler, colours)
+            z, job.small = start.base, start.pictures if colours else []
             layout = lay_out(p, sampler, job.request.options, (z.shape[-2], z.shape[-1]), (x.shape[-2], x.shape[-1]), steps)
             progress = Progress(layout.phases, [[sum(view) for view in phase] for phase in layout.views], job.jobs)
-            upsample = vae.upsampler(shared.sd_model, _upscaler(p, hires))
+            upsample = vae.upsampler(shared.sd_model, job.upscaler)
             count = len(layout.phases)
             on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore
             on_lost = partial(rescue, p, count, job.request.save_phases, 0 if hires else 1)
             multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
             words = window_words(p, job, layout, z, x, c, image_conditioning) if job.words else None
-            run = Pass(p, sampler, layout, original, upsample, on_finished, on_lost, progress, multiplier, words)
+            run = Pass(p, sampler, layout, original, start.enlarged, upsample, on_finished, on_lost, progress, multiplier, words)
             return run_phases(run, z, x, (c, uc), steps, image_conditioning)
 
     sampler.sample_img2img = sample_img2img
@@ -200,14 +244,6 @@ def _ignore(phase: Phase, latent: Tensor) -> None:
     pass
 
 
-def _upscaler(p: Any, hires: bool) -> str | None:
-    """The pixel upscaler that the user chose in the host; None enlarges latents."""
-    if hires:
-        return None if p.hr_upscaler is None or p.hr_upscaler in shared.latent_upscale_modes else str(p.hr_upscaler)
-    chosen = shared.opts.upscaler_for_img2img
-    return None if chosen in (None, "", "None") else str(chosen)
-
-
 def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None, decoded_samples: Tensor | None, *args: Any) -> Any:
     """The host's hires pass. Its own enlarging would be thrown away, so it is given the cheap one to do."""
     job = job_of(p)
@@ -215,12 +251,13 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
     with vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
-        if decoded_samples is not None and (samples is None or p.hr_checkpoint_info is not None):
+        job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
+        if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
-            samples = vae.encode(shared.sd_model, [vae.to_picture(sample) for sample in decoded_samples])
+            samples = vae.encode(shared.sd_model, job.decoded)
         job.base = samples
         p.latent_scale_mode = {"mode": "bicubic", "antialias": False}
         try:
             return original(samples, None, *args)
         finally:
-            p.latent_scale_mode, job.base = mode, None
+            p.latent_scale_mode, job.base, job.decoded = mode, None, []

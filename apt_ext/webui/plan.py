@@ -12,9 +12,15 @@ from apt_ext.core.cost import demofusion_views
 from apt_ext.core.upscale import phase_starts
 from apt_ext.core.windows import draw_windows
 from apt_ext.webui.request import parse
+from apt_ext.webui.samplers import chooses_levels
 from apt_ext.webui.sampling import JITTER_SEED, Layout, lay_out
 from apt_ext.webui.settings import default_values, native_side
 from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
+from apt_ext.webui.upscalers import LATENT, hires_upscaler, resolved
+
+LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising strength of about 0.5; Lanczos keeps the picture."
+LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
+SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
 
 __all__ = ["add_route", "describe", "plan"]
 
@@ -58,7 +64,7 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         asked: "img2img" (bool), "first" and "target" [width, height], for img2img "given" and "resize_mode", "steps", "hires_steps",
-            "denoising", "sampler", "scheduler", and "settings": the controls by name.
+            "denoising", "sampler", "scheduler", "upscaler" of the host's field in a hires pass, and "settings": the controls by name.
 
     Raises:
         ValueError: in one sentence, where the job would be refused.
@@ -70,9 +76,12 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     img2img = bool(asked["img2img"])
     name, steps = str(asked["sampler"]), int(asked["steps"])
     strength = float(asked["denoising"])
+    own = request.options.upscaler
     if img2img:
+        upscaler = LATENT if int(asked["resize_mode"]) == 3 else resolved(own)
         start, target = picture_sizes(tuple(asked["given"]), tuple(asked["target"]), int(asked["resize_mode"]), native_side(model))
     else:
+        upscaler = hires_upscaler(SimpleNamespace(hr_upscaler=asked.get("upscaler")), own)
         start, target = hires_sizes(tuple(asked["first"]), tuple(asked["target"]))
     p = SimpleNamespace(
         denoising_strength=strength,
@@ -83,8 +92,12 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
         sampler_noise_scheduler_override=None,
         extra_generation_params={},
     )
-    layout = lay_out(p, sd_samplers.create_sampler(name, model), request.options, start, target, None if img2img else int(asked["hires_steps"]) or steps)
-    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, **describe(layout)}
+    sampler = sd_samplers.create_sampler(name, model)
+    layout = lay_out(p, sampler, request.options, start, target, None if img2img else int(asked["hires_steps"]) or steps)
+    smaller = img2img and start == target and target[1] * FACTOR <= asked["given"][0] and target[0] * FACTOR <= asked["given"][1]
+    said = {LATENT_NOTE: upscaler == LATENT, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}
+    notes = [note for note, holds in said.items() if holds]
+    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, "notes": notes, **describe(layout)}
 
 
 def add_route(_: Any, app: Any) -> None:

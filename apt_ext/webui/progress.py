@@ -38,8 +38,8 @@ class Progress:
         self.show()
 
     def done(self, step: int, count: int) -> None:
-        """`count` views of a step are done."""
-        if step != self.step:
+        """`count` views of a step are done. A sampler that goes back to an earlier step does not take the bar back."""
+        if step > self.step:
             self.step, self.inside = step, 0
         self.inside += count
         self.show()

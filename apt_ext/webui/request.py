@@ -14,7 +14,8 @@ __all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "Request", "defaults", "inf
 
 CUSTOM = "Custom"
 FROM_HOST = ("steps", "shortcut")  # the host's own fields: (hires) steps and denoising strength
-SLIDERS = {"window_batch": 64, "residual": 10.0, "dilated": 10.0, "sharpen": 10.0, "blur": 5.0}  # where the whole range would make the slider coarse
+# Where the whole range would make the slider coarse.
+SLIDERS = {"window_batch": 64, "residual": 10.0, "dilated": 10.0, "sharpen": 10.0, "blur": 5.0, "hold_until": 5.0, "hold_width": 2.0, "colour_fix": 16.0}
 HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
 
 
@@ -48,7 +49,7 @@ class Control:
     @property
     def step(self) -> float:
         """Of a slider."""
-        return 1 if isinstance(self.default, int) else 0.001 if self.name == "tolerance" else 0.05
+        return 1 if isinstance(self.default, int) else {"tolerance": 0.001, "colour_fix": 0.5}.get(self.name, 0.05)
 
 
 def _key(name: str) -> str:
@@ -62,7 +63,11 @@ def _of_option(name: str, advanced: bool = False) -> list[Control]:
     text = limits["help"][0].upper() + limits["help"][1:]
     word = limits.get("word", "")
     extent: dict[str, Any] = {"choices": PHASE_POLICIES, "free": True}  # of the phases
-    if "choices" in limits:
+    if isinstance(default, bool):
+        extent = {}
+    elif "known" in limits:
+        extent = {"choices": tuple(limits["known"]), "free": True}
+    elif "choices" in limits:
         extent = {"choices": tuple(limits["choices"])}
     elif "least" in limits:
         extent = {"least": limits["least"], "most": limits["most"], "slider": SLIDERS.get(name, limits["most"])}
@@ -97,6 +102,12 @@ CONTROLS: tuple[Control, ...] = (
     *_of_option("words"),
     Control("draw_words", False, "Picture of the words", "AccDiffusion: one more picture with the windows drawn over the result, each with the words it kept"),
     *_of_option("dilated_every", advanced=True),
+    *_of_option("upscaler"),
+    *_of_option("skip_residual", advanced=True),
+    *_of_option("hold", advanced=True),
+    *_of_option("hold_until", advanced=True),
+    *_of_option("hold_width", advanced=True),
+    *_of_option("colour_fix"),
 )
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
@@ -137,11 +148,17 @@ def preset_host_values() -> dict[str, dict[str, Any]]:
     """What each preset wants of the host's own fields. The page fills them in; an API's caller passes them.
 
     Returns:
-        preset -> "steps" for img2img, which runs their share of "denoising", and "hires_steps", which the host's second pass runs in full.
+        preset -> "steps" for img2img, which runs their share of "denoising", "hires_steps", which the host's second pass runs in full, and
+        "upscaler" by its name in `Options`, for the host's second pass.
     """
     whole = {name: Options(**preset.options) for name, preset in PRESETS.items()}
     return {
-        name: {"steps": options.steps, "hires_steps": options.steps - shortcut_start(options.steps, options.shortcut), "denoising": options.shortcut}
+        name: {
+            "steps": options.steps,
+            "hires_steps": options.steps - shortcut_start(options.steps, options.shortcut),
+            "denoising": options.shortcut,
+            "upscaler": options.upscaler,
+        }
         for name, options in whole.items()
     }
 
@@ -166,7 +183,7 @@ def _flag(name: str, value: Any) -> bool:
 
 def _whole(name: str, value: Any) -> Any:
     # Sliders and JSON may hand a whole number over as 16.0.
-    return int(value) if isinstance(settings()[name].default, int) and isinstance(value, float) and value.is_integer() else value
+    return int(value) if type(settings()[name].default) is int and isinstance(value, float) and value.is_integer() else value
 
 
 def parse(args: Sequence[Any], base: Mapping[str, Any] | None = None) -> Request:
@@ -202,10 +219,10 @@ def _known(named: Mapping[str, Any]) -> Mapping[str, Any]:
     return named
 
 
-def infotext(request: Request) -> dict[str, Any]:
-    """Everything of a request that changes the picture, under its infotext names."""
-    values: dict[str, Any] = {_key(name): getattr(request.options, name) for name in _OPTION_NAMES if _key(name)}
-    return values | {"APT tiled VAE": request.tiled_vae}
+def infotext(request: Request, upscaler: bool = True) -> dict[str, Any]:
+    """Everything of a request that changes the picture, under its infotext names. `upscaler`: whether APT's own is in force, and not the host's field."""
+    names = [name for name in _OPTION_NAMES if _key(name) and (upscaler or name != "upscaler")]
+    return {_key(name): getattr(request.options, name) for name in names} | {"APT tiled VAE": request.tiled_vae}
 
 
 def replaced(request: Request, fields: Mapping[str, Any]) -> Request:

@@ -9,20 +9,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, calls_per_step, check_steps
+from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock, StepClock, calls_per_step, check_steps
 from apt_ext.core.residual import Denoiser
 
-__all__ = ["Coordinates", "SigmaCoordinates", "TimestepCoordinates", "check_sampler", "coordinates_of", "model_calls", "sampler_key"]
+__all__ = ["Coordinates", "SigmaCoordinates", "TimestepCoordinates", "check_sampler", "chooses_levels", "clock_of", "coordinates_of", "model_calls", "sampler_key"]
 
-# The host's own samplers beside k-diffusion's, with their model calls per step.
-SIGMA_SAMPLERS = EVALUATIONS_PER_STEP | {"lcm": 1}
-TIMESTEP_SAMPLERS = ("ddim", "ddim_cfgpp", "plms")
-REFUSED = {
-    "dpm_fast": "chooses its own noise levels, which the phases have to set",
-    "dpm_adaptive": "chooses its own noise levels, which the phases have to set",
-    "restart_sampler": "goes back to higher noise on a schedule of its own, which the phases have to set",
-    "unipc": "corrects each step from a state that the skip residual cannot reach",
+# The host's own samplers beside k-diffusion's, with their model calls per step; of those that choose their own levels, the calls to expect.
+SIGMA_SAMPLERS = EVALUATIONS_PER_STEP | {"lcm": 1} | FREE_SAMPLERS | {"restart_sampler": 2}
+TIMESTEP_SAMPLERS = ("ddim", "ddim_cfgpp", "plms", "unipc")
+FREE = {
+    "dpm_fast": "chooses its own noise levels",
+    "dpm_adaptive": "chooses its own noise levels",
+    "restart_sampler": "goes back to higher noise by itself",
+    "unipc": "corrects each step from a state of its own",
 }
+"""Samplers whose steps are not the phase's: what they do instead."""
+UNIPC_ORDER = 3  # the host's default; it takes no fewer steps
 REMEDY = "use Euler a, DPM++ 2M, DDIM or another one"
 
 
@@ -32,33 +34,50 @@ def sampler_key(function: Any) -> str:
     return str(name).removeprefix("sample_")
 
 
-def check_sampler(label: str, function: Any) -> None:
+def check_sampler(label: str, function: Any, residual: bool, gamma: float | str = 0.0) -> None:
     """Make sure that a sampler can carry patch fusion.
+
+    Args:
+        residual: whether the job mixes the skip residual into the sampler's state. `gamma`: exponent of Scale-aware Scheduling.
 
     Raises:
         ValueError: where it cannot, or is not known.
     """
     key = sampler_key(function)
-    if key in REFUSED:
-        raise ValueError(f"sampler {label!r} {REFUSED[key]}; {REMEDY}")
     if key not in SIGMA_SAMPLERS and key not in TIMESTEP_SAMPLERS:
         raise ValueError(f"sampler {label!r} is not one that this version knows; {REMEDY}")
+    if key in FREE and residual:
+        raise ValueError(f"sampler {label!r} {FREE[key]}, where the skip residual cannot follow; turn the skip residual off, or {REMEDY}")
+    if key in FREE and gamma != 0:
+        raise ValueError(f"sampler {label!r} {FREE[key]}, so schedule strength {gamma} would not reach it; set that to 0, or {REMEDY}")
+
+
+def chooses_levels(function: Any) -> bool:
+    """Whether a sampler's steps are not the phase's, so that their number can only be estimated."""
+    return sampler_key(function) in FREE
 
 
 def model_calls(label: str, function: Any, sigmas: Sequence[float]) -> list[int]:
-    """Model calls of every step of a run over these noise levels.
+    """Model calls of every step of a run over these noise levels; those to expect, for samplers whose steps are not the phase's.
 
     Raises:
         ValueError: where the sampler needs more steps.
     """
     key, steps = sampler_key(function), len(sigmas) - 1
-    if steps < 1:
-        raise ValueError(f"sampler {label!r} gets no step to run; use more steps or a higher denoising strength")
+    least = {"unipc": UNIPC_ORDER, "dpm_fast": 2, "dpm_adaptive": 2}.get(key, 1)
+    if steps < least:
+        wanted = "no step to run" if least == 1 else f"{steps} steps to run, and needs {least}"
+        raise ValueError(f"sampler {label!r} gets {wanted}; use more steps or a higher denoising strength")
     if key in TIMESTEP_SAMPLERS:
         return [2 if key == "plms" and step == 0 else 1 for step in range(steps)]
-    if key != "lcm":
+    if key in EVALUATIONS_PER_STEP:
         check_steps(key, steps)
     return calls_per_step(sigmas, SIGMA_SAMPLERS[key])
+
+
+def clock_of(function: Any, sigmas: Sequence[float], calls: Sequence[int]) -> Clock:
+    """What tells the step of a model call: for samplers whose steps are not the phase's, the noise level."""
+    return LevelClock(sigmas) if chooses_levels(function) else StepClock(sigmas, calls)
 
 
 class Coordinates(Protocol):
@@ -98,6 +117,10 @@ class Coordinates(Protocol):
         """The sampler's model as k-diffusion's denoiser, for the engine."""
         ...
 
+    def changed(self, change: Callable[[Tensor, float], Tensor], x: Tensor, t: Tensor, out: Tensor) -> Tensor:
+        """What the sampler is told, with the estimate of the clean latent in it changed by (estimate, sigma) -> estimate."""
+        ...
+
 
 class SigmaCoordinates:
     """k-diffusion's own."""
@@ -128,23 +151,29 @@ class SigmaCoordinates:
         """See `Coordinates`."""
         return model
 
+    def changed(self, change: Callable[[Tensor, float], Tensor], x: Tensor, t: Tensor, out: Tensor) -> Tensor:
+        """See `Coordinates`."""
+        return change(out, self.level(t))
+
 
 class TimestepCoordinates:
     """The variance-preserving ones of DDIM and PLMS: y = x / sqrt(1 + sigma^2), the model is told the timestep and estimates the noise.
 
     Args:
         alphas_cumprod: (T,) the model's own; sigma^2 = (1 - a) / a.
+        to_the_end: for UniPC, which takes a step below the list's last entry.
     """
 
     getter = "get_timesteps"
 
-    def __init__(self, alphas_cumprod: Tensor):
+    def __init__(self, alphas_cumprod: Tensor, to_the_end: bool = False):
         alphas = alphas_cumprod.detach().cpu().double()  # some devices have no float64
-        self.sigmas = ((1 - alphas) / alphas).sqrt()
+        self.sigmas, self.to_the_end = ((1 - alphas) / alphas).sqrt(), to_the_end
 
     def levels(self, own: Tensor, total: int, last: int) -> Tensor:
         """See `Coordinates`. The host's DDIM and PLMS begin at the entry before the one that the noise was added for."""
-        return self.sigmas[own[:last].flip(0).cpu()]
+        levels = self.sigmas[own[:last].flip(0).cpu()]
+        return torch.cat([levels, self.sigmas[:1]]) if self.to_the_end else levels
 
     def rescaled(self, own: Tensor, rescale: Callable[[Tensor], Tensor]) -> Tensor:
         """See `Coordinates`; to the nearest timestep."""
@@ -152,7 +181,14 @@ class TimestepCoordinates:
 
     def level(self, t: Tensor) -> float:
         """See `Coordinates`."""
-        return float(self.sigmas[int(t.max())])
+        at = min(max(float(t.max()), 0.0), len(self.sigmas) - 1.0)
+        below, above = math.floor(at), math.ceil(at)
+        if below == above:
+            return float(self.sigmas[below])
+        # UniPC stands between the model's own timesteps, where log alpha is linear.
+        logs = [-0.5 * math.log1p(float(self.sigmas[k]) ** 2) for k in (below, above)]
+        log_alpha = logs[0] + (at - below) * (logs[1] - logs[0])
+        return math.sqrt(math.expm1(-2 * log_alpha))
 
     def nearest(self, sigma: float) -> int:
         """The timestep whose noise level is nearest in log sigma."""
@@ -180,7 +216,14 @@ class TimestepCoordinates:
 
         return denoise
 
+    def changed(self, change: Callable[[Tensor, float], Tensor], x: Tensor, t: Tensor, out: Tensor) -> Tensor:
+        """See `Coordinates`."""
+        sigma = self.level(t)
+        state = x * (1 + sigma**2) ** 0.5
+        return (state - change(state - sigma * out, sigma)) / sigma
+
 
 def coordinates_of(function: Any, alphas_cumprod: Tensor) -> Coordinates:
     """The coordinates of a sampler that `check_sampler` let pass."""
-    return TimestepCoordinates(alphas_cumprod) if sampler_key(function) in TIMESTEP_SAMPLERS else SigmaCoordinates()
+    key = sampler_key(function)
+    return TimestepCoordinates(alphas_cumprod, to_the_end=key == "unipc") if key in TIMESTEP_SAMPLERS else SigmaCoordinates()

@@ -13,19 +13,18 @@ from modules import devices, rng, sd_samplers_common, shared
 from torch import Tensor
 
 from apt_ext.core.cost import phase_views
-from apt_ext.core.evaluations import StepClock
 from apt_ext.core.phases import Phase, Size, base_size, plan_phases
 from apt_ext.core.schedule import scale_aware_sigmas
-from apt_ext.core.upscale import ModelFacts, PhaseStart, finish_phase, phase_fused, phase_residual, phase_starts, phase_weights, start_phase
+from apt_ext.core.upscale import ModelFacts, PhaseStart, finish_phase, phase_fused, phase_hold, phase_residual, phase_starts, phase_weights, start_phase
 from apt_ext.core.windows import Window, draw_windows
-from apt_ext.options import Options
+from apt_ext.options import Options, has_residual
 from apt_ext.webui.denoiser import PhaseRun, fused_inside, window_corners
 from apt_ext.webui.family import crop_embedding, facts_of
 from apt_ext.webui.gathering import PromptRows, Schedules, Seen
 from apt_ext.webui.progress import Progress
 from apt_ext.webui.prompts import Crop, Encodings, WindowPrompts
 from apt_ext.webui.resizing import resized, resized_conditioning
-from apt_ext.webui.samplers import Coordinates, check_sampler, coordinates_of, model_calls
+from apt_ext.webui.samplers import Coordinates, check_sampler, clock_of, coordinates_of, model_calls
 from apt_ext.webui.settings import native_side
 
 __all__ = ["Layout", "Pass", "Words", "lay_out", "run_phases"]
@@ -69,7 +68,7 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     Raises:
         ValueError: where something of it cannot be done.
     """
-    check_sampler(sampler.config.name, sampler.funcname)
+    check_sampler(sampler.config.name, sampler.funcname, has_residual(options), options.gamma)
     model = shared.sd_model
     coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
     table = getattr(sampler.model_wrap, "sigmas", None)
@@ -113,7 +112,7 @@ class Pass:
     Attributes:
         p, sampler: the host's. `layout`: from `lay_out`.
         original: the sampler's own `sample_img2img`.
-        upsample: (latent, size) -> the latent at that size.
+        enlarged: size -> what the first phase begins with. `upsample`: (latent, size) -> what a later phase of that size begins with.
         on_finished: told each finished phase but the last, and its latent.
         words: prompts per window, or None.
         on_lost: told the number of the last finished phase and its latent where a later one fails, before the error goes on; 0 is the start.
@@ -123,6 +122,7 @@ class Pass:
     sampler: Any
     layout: Layout
     original: Callable[..., Tensor]
+    enlarged: Callable[[Size], Tensor]
     upsample: Callable[[Tensor, Size], Tensor]
     on_finished: Callable[[Phase, Tensor], None]
     on_lost: Callable[[int, Tensor], None]
@@ -176,10 +176,12 @@ def _window_prompts(run: Pass, phase: Phase, options: Options) -> WindowPrompts 
     return prompts
 
 
-def _phase_run(run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: Tensor, options: Options) -> tuple[PhaseRun, list[int]]:
-    """The engine for one phase, and the window batch that it ends with (in a list, for it may shrink)."""
+def _phase_run(
+    run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: Tensor, options: Options, resolved: Size, free: Tensor | None
+) -> tuple[PhaseRun, list[int]]:
+    """The engine for one phase, and the window batch that it ends with (in a list, for it may shrink). `resolved`, `free`: see `phase_hold`."""
     layout, p = run.layout, run.p
-    clock = StepClock(layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.calls)
+    clock = clock_of(run.sampler.funcname, layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.calls)
     batch = [options.window_batch]
 
     def on_views(count: int) -> None:
@@ -205,8 +207,8 @@ def _phase_run(run: Pass, phase: Phase, start: PhaseStart, noise: Tensor, own: T
         on_views=on_views,
     )
     weights = phase_weights(phase, options, layout.facts, start.gamma)
-    residual = phase_residual(start, noise, options)
-    return PhaseRun(layout.coordinates, clock, fuse, weights, residual, run.progress.show, on_memory, prompts), batch
+    residual, hold = phase_residual(start, noise, options), phase_hold(start, options, resolved, free)
+    return PhaseRun(layout.coordinates, clock, fuse, weights, residual, run.progress.show, on_memory, prompts, hold), batch
 
 
 def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
@@ -231,10 +233,14 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     try:
         for phase in layout.phases:
             run.progress.begin(phase)
-            start = start_phase(run.upsample(z, phase.size), reference, phase, options, layout.sigmas, layout.facts)
+            resolved = (z.shape[-2], z.shape[-1])
+            z_up = run.enlarged(phase.size) if phase.number == 1 else run.upsample(z, phase.size)
+            start = start_phase(z_up, reference, phase, options, layout.sigmas, layout.facts)
             masks: dict[str, Tensor] = {}
+            free = None
             if mask is not None and nmask is not None:
                 small, small_n = resized(mask, phase.size, "nearest-exact"), resized(nmask, phase.size, "nearest-exact")
+                free = small_n[:1]
                 masks = {"mask": small, "nmask": small_n}
                 outside = resized(whole, phase.size, "bicubic")
                 start = start._replace(z_up=(start.z_up * small_n + outside * small).to(start.z_up.dtype))
@@ -249,7 +255,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
             noise = generator.next().to(start.z_up) * run.noise_multiplier
             rescale = partial(scale_aware_sigmas, scale=phase.scale, gamma=start.gamma, sigma_max=layout.facts.sigma_max)
             own = layout.coordinates.rescaled(layout.own, rescale)
-            inside, batch = _phase_run(run, phase, start, noise, own, options)
+            inside, batch = _phase_run(run, phase, start, noise, own, options, resolved, free)
             lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps, own=own: own, "callback_state": _callback_state(sampler, run.progress)}
             with _attributes(p, rng=generator, **masks), _attributes(sampler, **lists), fused_inside(sampler.model_wrap_cfg, inside):
                 conditioning = None if image_conditioning is None else resized_conditioning(image_conditioning, phase.size)

@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from modules import processing, scripts, shared
+from modules import processing, scripts
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
 from apt_ext.options import Options
 from apt_ext.webui import job
+from apt_ext.webui.colour import fix_colours
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.job_words import draw_words, show_drawn
-from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, replaced
+from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, preset_host_values, replaced
 from apt_ext.webui.settings import default_values
 from apt_ext.webui.sizes import FACTOR
 from apt_ext.webui.state import job_of
 from apt_ext.webui.ui import build, component, paste_functions
+from apt_ext.webui.upscalers import choices, host_name
 from apt_ext.webui.xyz import overrides_of
 
 __all__ = ["APTScript", "APTUpscaleScript"]
 
+HOST_UPSCALER = "txt2img_hr_upscaler"
 ASKED = "apt_request"  # on a processing object: what the dropdown entry asks of the accordion's script
 
 
@@ -30,6 +33,7 @@ class APTScript(scripts.Script):
 
     section = "accordions"
     create_group = False
+    host_upscaler: Any = None
 
     def title(self) -> str:
         """The name, also in the API."""
@@ -39,10 +43,16 @@ class APTScript(scripts.Script):
         """In both tabs, always."""
         return scripts.AlwaysVisible
 
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Keep the host's field that a preset fills."""
+        if kwargs.get("elem_id") == HOST_UPSCALER:
+            self.host_upscaler = component
+
     def ui(self, is_img2img: bool) -> list[Any]:
         """The accordion's components, in the order of the API's arguments."""
+        field = None if self.host_upscaler is None else (self.host_upscaler, _preset_upscalers())
         with InputAccordion(False, label="APT", elem_id=self.elem_id("enable")) as enabled:
-            made = build(default_values(), self.elem_id)
+            made = build(default_values(), self.elem_id, choices(), field)
             gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
         read = paste_functions()
         self.infotext_fields = [
@@ -77,7 +87,12 @@ class APTScript(scripts.Script):
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         """Img2img's latents are finished; decode large ones in tiles."""
         if job_of(p) is not None:
+            job.check_ran(p)
             ps.samples = job.decode_samples(p, ps.samples)
+
+    def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **kwargs: Any) -> None:
+        """A batch is decoded: (B, 3, H, W) in 0..1, before anything is saved or laid over it."""
+        fix_colours(p, images)
 
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
         """One of the pictures is finished, before masks and colours of the given picture are laid over it."""
@@ -99,7 +114,7 @@ class APTUpscaleScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         """The scale, then the accordion's controls."""
         scale = component(SCALE, SCALE.default, self.elem_id("scale"))
-        made = build(default_values(), self.elem_id)
+        made = build(default_values(), self.elem_id, choices())
         gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
         return [scale, *made.values()]
 
@@ -107,11 +122,16 @@ class APTUpscaleScript(scripts.Script):
         """Turn the pass on by itself, at the scale, and let the host process as ever."""
         try:
             scale, request = _upscale_request(args)
-            _set_size(p, scale)
+            _set_size(p, scale, request)
         except ValueError as error:
             refuse(p, error)
         p.__dict__[ASKED] = request
         return processing.process_images(p)
+
+
+def _preset_upscalers() -> dict[str, str]:
+    """Preset -> what the host's field "Upscaler" has to say."""
+    return {name: host_name(wanted["upscaler"]) for name, wanted in preset_host_values().items()}
 
 
 def _upscale_request(args: tuple[Any, ...]) -> tuple[float, Request]:
@@ -128,13 +148,12 @@ def _upscale_request(args: tuple[Any, ...]) -> tuple[float, Request]:
     return float(scale), parse(rest, default_values())
 
 
-def _set_size(p: Any, scale: float) -> None:
+def _set_size(p: Any, scale: float, request: Request) -> None:
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
         p.enable_hr, p.hr_scale, p.hr_resize_x, p.hr_resize_y = True, scale, 0, 0
         if p.denoising_strength is None:  # the API's default
             p.denoising_strength = Options().shortcut
-        if p.hr_upscaler is None:
-            p.hr_upscaler = shared.latent_upscale_default_mode
+        p.hr_upscaler = host_name(request.options.upscaler)
         return
     if p.image_mask is not None and p.inpaint_full_res:
         width, height = p.width, p.height

@@ -24,7 +24,10 @@ class Job:
 
     Attributes:
         request: what the user asked for.
-        base: the first pass's latents, for the hires pass of one batch.
+        base: the first pass's latents, for the hires pass of one batch; `decoded`: its pictures, where the host has decoded them.
+        upscaler: what enlarges, from `upscalers.resolved`. `own_upscaler`: whether that is APT's setting, and not the host's field.
+            `named`: whether the host's field was empty and is filled for the length of the job.
+        ran: whether the phases of this batch have run. `small`: the pictures that they started from, and a mask of what may change.
         jobs: how many jobs of the host's bar the phases take.
         seen: where the first pass saw the words of its prompts, for the hires pass of one batch.
         encoded: conditioning of the windows' prompts.
@@ -34,6 +37,12 @@ class Job:
 
     request: Request
     base: Tensor | None = None
+    decoded: list[Image.Image] = field(default_factory=list)
+    upscaler: str = "lanczos"
+    own_upscaler: bool = True
+    named: bool = False
+    ran: bool = False
+    small: list[Image.Image] = field(default_factory=list)
     jobs: int = 1
     seen: Seen | None = None
     encoded: Encodings = field(default_factory=Encodings)

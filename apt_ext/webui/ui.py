@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,11 +13,11 @@ from apt_ext.webui.request import CONTROLS, CUSTOM, Control, preset_host_values,
 __all__ = ["build", "component", "paste_functions"]
 
 
-def component(control: Control, value: Any, elem_id: str) -> Any:
-    """The gradio component of a control."""
-    shared = {"label": control.label, "value": value, "elem_id": elem_id}
+def component(control: Control, value: Any, elem_id: str, choices: Sequence[str] = (), visible: bool = True) -> Any:
+    """The gradio component of a control. `choices`: what is offered instead of the control's own."""
+    shared = {"label": control.label, "value": value, "elem_id": elem_id, "visible": visible}
     if control.choices and control.free:
-        return gr.Dropdown(choices=list(control.choices), allow_custom_value=True, info=control.help, **shared)
+        return gr.Dropdown(choices=list(choices or control.choices), allow_custom_value=True, info=control.help, **shared)
     if control.choices:
         return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
     if isinstance(control.default, bool):
@@ -25,11 +25,18 @@ def component(control: Control, value: Any, elem_id: str) -> Any:
     return gr.Slider(minimum=control.least, maximum=control.slider, step=control.step, info=control.help, **shared)
 
 
-def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str, Any]:
+def build(
+    values: Mapping[str, Any],
+    elem_id: Callable[[str], str],
+    upscalers: Sequence[str] = (),
+    host_upscaler: tuple[Any, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
     """Lay the controls out: the main ones, and the others under "Advanced".
 
     Args:
         values: what each shows at first. `elem_id`: name -> the component's id.
+        upscalers: what the host offers. `host_upscaler`: the host's own field that decides instead of APT's, which is not shown then, and what
+            each preset puts into it.
 
     Returns:
         The components by name, in the order of `CONTROLS`.
@@ -40,7 +47,8 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
         with gr.Row(visible=visible) as made_row:
             for name in names:
                 control = next(c for c in CONTROLS if c.name == name)
-                made[name] = component(control, values[name], elem_id(name))
+                own = name != "upscaler" or host_upscaler is None
+                made[name] = component(control, values[name], elem_id(name), upscalers if name == "upscaler" else (), own)
                 # The host keeps what a component showed at its first start and puts it back ever after; the settings page has our defaults.
                 made[name].do_not_save_to_config = True
         return made_row
@@ -50,6 +58,7 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
     words = row("words", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
     made["method"].change(fn=lambda method: gr.update(visible=method == "accdiffusion"), **shown)
+    row("upscaler", "colour_fix")
     row("phases", "matching")
     row("gamma", "overlap")
     row("gamma_auto", "tiled_vae", "save_phases")
@@ -58,9 +67,14 @@ def build(values: Mapping[str, Any], elem_id: Callable[[str], str]) -> dict[str,
         row("residual", "dilated", "sharpen")
         row("blur", "feather", "tolerance")
         row("dilated_every", "border", "fill")
-        row("blur_auto", "reanchor")
+        row("hold", "hold_until", "hold_width")
+        row("blur_auto", "skip_residual", "reanchor")
     ordered = {control.name: made[control.name] for control in CONTROLS}
     _wire_preset(ordered, elem_id("preset"))
+    if host_upscaler is not None:
+        field, names = host_upscaler
+        fill = {"inputs": [made["preset"]], "outputs": [field], "show_progress": False, "queue": False}
+        made["preset"].input(fn=lambda preset: gr.update(value=names[preset]) if preset in names else gr.update(), **fill)
     return ordered
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import devices, images, processing, sd_samplers_common, shared
+from modules import devices, processing, sd_samplers_common, shared
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,8 +17,9 @@ from apt_ext.core.phases import Size
 from apt_ext.core.tiled_half import run_in_tiles
 from apt_ext.core.upscale import enlarge
 from apt_ext.webui.sizes import FACTOR
+from apt_ext.webui.upscalers import LATENT, enlarge_picture
 
-__all__ = ["decode", "encode", "encode_picture", "pictures_of", "tiled_vae", "to_picture", "upsampler"]
+__all__ = ["decode", "encode", "enlarge_latent", "pictures_of", "tiled_vae", "to_picture", "upsampler"]
 
 TILE, HALO = 96, 16  # latent pixels; 768 px tiles fit where a native picture is sampled
 
@@ -28,6 +29,10 @@ def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Callable[
     forward: Callable[[Tensor], Tensor] = half.forward
 
     def run(x: Tensor) -> Tensor:
+        if max(x.shape[-2:]) > tile:
+            # The host does not round the sizes of "Resize by"; its encoder drops what does not fill a latent pixel.
+            rows, columns = (side - side % factor.denominator for side in x.shape[-2:])
+            x = x[..., :rows, :columns]
         return run_in_tiles(half, forward, x, factor, tile=tile, halo=halo).to(x.dtype)
 
     return run
@@ -75,20 +80,20 @@ def encode(model: Any, pictures: list[Image.Image]) -> Tensor:
     return sd_samplers_common.images_tensor_to_samples(image, sd_samplers_common.approximation_indexes.get(shared.opts.sd_vae_encode_method), model)
 
 
-def encode_picture(model: Any, picture: Image.Image, size: Size, resize_mode: int) -> Tensor:
-    """A picture, resized as the host does it, -> (1, 4, rows, columns)."""
-    return encode(model, [images.resize_image(resize_mode, picture, size[1] * FACTOR, size[0] * FACTOR)])
+def enlarge_latent(z: Tensor, size: Size) -> Tensor:
+    """A latent at (rows, columns), bicubically; at its own size, it itself."""
+    return z if tuple(z.shape[-2:]) == tuple(size) else enlarge(z, size)
 
 
-def upsampler(model: Any, name: str | None) -> Callable[[Tensor, Size], Tensor]:
-    """How latents are enlarged between the phases: by one of the host's pixel upscalers and the VAE, or, without a name, bicubically as latents."""
-    if name is None:
-        return enlarge
+def upsampler(model: Any, name: str) -> Callable[[Tensor, Size], Tensor]:
+    """How latents are enlarged between the phases, by an upscaler from `upscalers.resolved`: through their pixels, or as latents."""
+    if name == LATENT:
+        return enlarge_latent
 
     def through_pixels(z: Tensor, size: Size) -> Tensor:
-        if tuple(z.shape[-2:]) == size:
+        if tuple(z.shape[-2:]) == tuple(size):
             return z
-        larger = [images.resize_image(0, picture, size[1] * FACTOR, size[0] * FACTOR, upscaler_name=name) for picture in pictures_of(model, z)]
-        return encode(model, larger).to(z)
+        larger = (enlarge_picture(picture, (size[1] * FACTOR, size[0] * FACTOR), name) for picture in pictures_of(model, z))
+        return torch.cat([encode(model, [picture]) for picture in larger]).to(z)
 
     return through_pixels

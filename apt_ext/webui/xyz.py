@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from modules import processing, scripts
 
 from apt_ext.options import METHODS, PHASE_POLICIES, PRESETS
 from apt_ext.webui.request import preset_host_values
+from apt_ext.webui.upscalers import choices, host_name
 
 __all__ = ["add_axes", "overrides_of"]
 
@@ -27,6 +29,14 @@ def _number_or_auto(text: str) -> float | str:
     return "auto" if str(text).strip().lower() == "auto" else float(text)
 
 
+def _apply_upscaler(p: Any, value: Any, values: Any) -> None:
+    """An upscaler, in a hires pass by the host's field, where it decides; a name that does not exist is refused with the job."""
+    setattr(p, f"{PREFIX}upscaler", value)
+    if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
+        with suppress(ValueError):
+            p.hr_upscaler = host_name(value)
+
+
 def _apply_preset(p: Any, value: Any, values: Any) -> None:
     """A preset with what it wants of the host's own fields, as on the page; a name that does not exist is refused with the job."""
     setattr(p, f"{PREFIX}preset", value)
@@ -35,7 +45,7 @@ def _apply_preset(p: Any, value: Any, values: Any) -> None:
         return
     p.denoising_strength = wanted["denoising"]
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
-        p.hr_second_pass_steps = wanted["hires_steps"]
+        p.hr_second_pass_steps, p.hr_upscaler = wanted["hires_steps"], host_name(wanted["upscaler"])
     else:
         p.steps = wanted["steps"]
 
@@ -63,5 +73,11 @@ def add_axes() -> None:
             axis("Window overlap", float, "overlap"),
             axis("Dilated path every", int, "dilated_every"),
             axis("Words per window", float, "words"),
+            module.AxisOption("[APT] Upscaler", str, _apply_upscaler, choices=choices),
+            axis("Skip residual", _boolean, "skip_residual", choices=lambda: ["True", "False"]),
+            axis("Hold the picture", float, "hold"),
+            axis("Hold until", float, "hold_until"),
+            axis("Hold width", float, "hold_width"),
+            axis("Colour fix", float, "colour_fix"),
         ]
     )

@@ -1,3 +1,4 @@
+from modules import shared
 from PIL import Image, ImageFont
 
 saved = []
@@ -8,11 +9,13 @@ def get_font(fontsize):
 
 
 def resize_image(resize_mode, im, width, height, upscaler_name=None):
-    """Stretch (0), fill and cut (1), or fit and leave room (2)."""
+    """Stretch (0), fill and cut (1), or fit and leave room (2); without a name, by the setting for img2img."""
+    name = upscaler_name or shared.opts.upscaler_for_img2img
+    method = Image.Resampling.NEAREST if name == "Nearest" else Image.Resampling.LANCZOS
     ratios = (width / im.width, height / im.height)
     ratio = max(ratios) if resize_mode == 1 else min(ratios)
     size = (width, height) if resize_mode == 0 else (round(im.width * ratio), round(im.height * ratio))
-    resized = im.resize(size, Image.Resampling.BILINEAR)
+    resized = im.resize(size, method)
     result = Image.new(im.mode, (width, height))
     result.paste(resized, ((width - size[0]) // 2, (height - size[1]) // 2))
     return result

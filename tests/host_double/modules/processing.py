@@ -127,6 +127,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         mode = shared.latent_upscale_default_mode if self.hr_upscaler is None else self.hr_upscaler
         self.latent_scale_mode = shared.latent_upscale_modes.get(mode)
+        if self.latent_scale_mode is None and not any(one.name == mode for one in shared.sd_upscalers):
+            raise RuntimeError(f"could not find upscaler named {mode}")
         width, height = (self.hr_resize_x, self.hr_resize_y) if self.hr_resize_x else (int(self.width * self.hr_scale), int(self.height * self.hr_scale))
         ratio = max(width / self.width, height / self.height)
         self.hr_upscale_to_x, self.hr_upscale_to_y = int(self.width * ratio), int(self.height * ratio)
@@ -232,8 +234,11 @@ def process_images(p):
             if not getattr(samples, "already_decoded", False):
                 samples = decode_latent_batch(shared.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
             shared.state.nextjob()
-            for p.batch_index, one in enumerate(samples):
-                picture = Image.fromarray(((one.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).to(torch.uint8).numpy())
+            finished = ((torch.stack(list(samples)).float() + 1) / 2).clamp(0, 1)
+            if p.scripts is not None:
+                p.scripts.postprocess_batch(p, finished, batch_number=n)
+            for p.batch_index, one in enumerate(finished):
+                picture = Image.fromarray((one * 255).permute(1, 2, 0).to(torch.uint8).numpy())
                 if p.scripts is not None:
                     from modules.scripts import PostprocessImageArgs
 

@@ -49,6 +49,12 @@ class Script:
     def post_sample(self, p, ps, *args):
         pass
 
+    def postprocess_batch(self, p, *args, **kwargs):
+        pass
+
+    def after_component(self, component, **kwargs):
+        pass
+
     def postprocess_image(self, p, pp, *args):
         pass
 
@@ -79,6 +85,9 @@ class ScriptRunner:
 
     def post_sample(self, p, ps):
         self._call("post_sample", p, ps)
+
+    def postprocess_batch(self, p, images, **kwargs):
+        self._call("postprocess_batch", p, images=images, **kwargs)
 
     def postprocess_image(self, p, pp):
         self._call("postprocess_image", p, pp)

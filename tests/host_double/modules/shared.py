@@ -1,5 +1,7 @@
 """Options, state and the loaded checkpoint."""
 
+from types import SimpleNamespace
+
 import torch
 from modules.options import OptionInfo, Options
 from modules.shared_state import State
@@ -10,5 +12,6 @@ __all__ = ["OptionInfo", "Options", "State", "TotalTQDM"]
 device = torch.device("cpu")
 sd_model = None
 latent_upscale_default_mode = "Latent"
-latent_upscale_modes = {"Latent": {"mode": "bilinear", "antialias": False}}
+latent_upscale_modes = {"Latent": {"mode": "bilinear", "antialias": False}, "Latent (bicubic)": {"mode": "bicubic", "antialias": False}}
+sd_upscalers = [SimpleNamespace(name=name) for name in ("None", "Lanczos", "Nearest")]
 opts, state, total_tqdm = Options(), State(), TotalTQDM()
