@@ -14,10 +14,11 @@ from apt_ext.core.upscale import ModelFacts, phase_fused
 from apt_ext.demo.model import alphas_cumprod
 from apt_ext.options import Options
 from apt_ext.webui.samplers import (
-    REFUSED,
+    FREE,
     SigmaCoordinates,
     TimestepCoordinates,
     check_sampler,
+    clock_of,
     coordinates_of,
     model_calls,
     sampler_key,
@@ -140,25 +141,73 @@ def test_coordinates_follow_the_sampler():
 
 def test_every_sampler_of_k_diffusion_with_a_list_of_sigmas_is_taken(sampling):
     for name in EVALUATIONS_PER_STEP:
-        check_sampler(name, f"sample_{name}")
-        check_sampler(name, getattr(sampling, f"sample_{name}"))
+        check_sampler(name, f"sample_{name}", residual=True, gamma=0.5)
+        check_sampler(name, getattr(sampling, f"sample_{name}"), residual=True)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddim_cfgpp", "plms", "sample_lcm"])
 def test_the_host_s_own_samplers_are_taken(name):
-    check_sampler(name, name)
+    check_sampler(name, name, residual=True)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_samplers_that_choose_their_own_levels_are_refused_with_a_remedy(name):
-    with pytest.raises(ValueError, match=f"^sampler 'Shown' {REFUSED[name]}; use Euler a") as caught:
-        check_sampler("Shown", name)
+@pytest.mark.parametrize("name", FREE)
+def test_samplers_that_choose_their_own_steps_are_refused_only_where_the_state_or_the_levels_are_to_be_theirs(name):
+    check_sampler("Shown", name, residual=False)
+    with pytest.raises(ValueError, match=f"^sampler 'Shown' {FREE[name]}, where the skip residual cannot follow; turn the skip residual off, or use") as caught:
+        check_sampler("Shown", name, residual=True)
     assert "\n" not in str(caught.value)
+    for gamma in (0.25, "auto"):
+        with pytest.raises(ValueError, match=f"^sampler 'Shown' {FREE[name]}, so schedule strength {gamma} would not reach it; set that to 0"):
+            check_sampler("Shown", name, residual=False, gamma=gamma)
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm_fast", "restart_sampler"])
+def test_steps_of_such_a_sampler_are_told_by_the_noise_level(name):
+    clock = clock_of(name, [4.0, 2.0, 1.0, 0.0], [1, 1, 1])
+    steps = []
+    for sigma in (4.0, 3.0, 1.5, 2.0, 0.5, 0.1):
+        clock.tick(sigma)
+        steps.append(clock.step)
+    assert steps == [0, 0, 1, 1, 2, 2]
+    clock.finish()
+
+
+def test_between_timesteps_log_alpha_is_linear():
+    t = torch.tensor([400.25, 400.25])
+    alpha = math.exp(0.75 * math.log(TABLE[400]) + 0.25 * math.log(TABLE[401]))
+    assert TIMESTEPS.level(t) == pytest.approx(math.sqrt((1 - alpha) / alpha), rel=1e-5)
+    assert TIMESTEPS.level(torch.tensor([-0.5])) == float(SIGMAS[0])
+
+
+@pytest.mark.parametrize(("name", "least"), [("unipc", 3), ("sample_dpm_fast", 2), ("sample_dpm_adaptive", 2)])
+def test_what_such_a_sampler_needs_of_steps_is_said(name, least):
+    assert len(model_calls("Shown", name, [float(k) for k in range(least, -1, -1)])) == least
+    with pytest.raises(ValueError, match=f"gets {least - 1} steps to run, and needs {least}"):
+        model_calls("Shown", name, [float(k) for k in range(least - 1, -1, -1)])
+
+
+@pytest.mark.parametrize("coordinates", [SigmaCoordinates(), TIMESTEPS])
+def test_what_changes_the_clean_estimate_changes_what_the_sampler_is_told(coordinates):
+    sigma, told = float(SIGMAS[400]), []
+
+    def change(clean, level):
+        told.append((clean, level))
+        return clean + 1
+
+    if coordinates is TIMESTEPS:
+        x, t, clean = X * (1 + sigma**2) ** -0.5, torch.full((2,), 400.0), 0.3 * X
+        changed = X - sigma * coordinates.changed(change, x, t, (X - clean) / sigma)
+    else:
+        clean = 0.3 * X
+        changed = coordinates.changed(change, X, torch.full((2,), sigma), clean)
+    torch.testing.assert_close(told[0][0], clean, atol=1e-5, rtol=1e-5)
+    assert told[0][1] == pytest.approx(sigma)
+    torch.testing.assert_close(changed, clean + 1, atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_samplers_are_refused():
     with pytest.raises(ValueError, match="sampler 'New one' is not one that this version knows"):
-        check_sampler("New one", "sample_new")
+        check_sampler("New one", "sample_new", residual=False)
 
 
 def test_the_key_is_the_function_s_name():
@@ -191,7 +240,7 @@ def test_a_sampler_that_needs_more_steps_is_refused():
         model_calls("DPM++ 2M SDE", "sample_dpmpp_2m_sde", [1.0, 0.0])
 
 
-@pytest.mark.parametrize("name", [*EVALUATIONS_PER_STEP, "ddim", "plms"])
+@pytest.mark.parametrize("name", [*EVALUATIONS_PER_STEP, "ddim", "plms", "unipc", "dpm_fast"])
 def test_samplers_call_their_model_as_counted(host, name):
     p = host.picture_job(init_images=[], steps=6, sampler_name=name, extra_generation_params={})
     sampler = host.sd_samplers.create_sampler(name, host.model)

@@ -60,6 +60,22 @@ def plms(model, x, timesteps, extra_args=None, callback=None, disable=None):
     return x
 
 
+@torch.no_grad()
+def unipc(model, x, timesteps, extra_args=None, callback=None, disable=None):
+    """As the host's: as many steps as the list has entries, evenly in time down to timestep 0, so between the model's own timesteps."""
+    logs = model.inner_model.inner_model.alphas_cumprod.log()
+    way = torch.linspace(float(timesteps[-1]), 0, len(timesteps) + 1).tolist()
+
+    def alpha(t):
+        below = int(t)
+        return float(torch.lerp(logs[below], logs[min(below + 1, len(logs) - 1)], t - below).exp())
+
+    for i, (t, after) in enumerate(zip(way[:-1], way[1:], strict=True)):
+        x = _step(x, model(x, x.new_full((len(x),), t), **extra_args), alpha(t), alpha(after))
+        callback({"x": x, "i": i})
+    return x
+
+
 class CompVisSampler(sd_samplers_common.Sampler):
     def __init__(self, funcname, sd_model):
         super().__init__(funcname)
@@ -82,5 +98,5 @@ class CompVisSampler(sd_samplers_common.Sampler):
 
 
 samplers_data = [
-    sd_samplers_common.SamplerData(function.__name__, lambda model, function=function: CompVisSampler(function, model), {}) for function in (ddim, plms)
+    sd_samplers_common.SamplerData(function.__name__, lambda model, function=function: CompVisSampler(function, model), {}) for function in (ddim, plms, unipc)
 ]
