@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.host_double.jobs import ON
-
 pytestmark = pytest.mark.usefixtures("settings_page")
 
 

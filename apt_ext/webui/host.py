@@ -20,6 +20,4 @@ def check_host() -> None:
     root = Path(next(iter(modules.__path__))).parent
     found = [name for name in OTHER_BACKENDS if (root / name).is_dir()]
     if found:
-        raise ValueError(
-            f"this WebUI has a backend of its own ({found[0]}), which APT does not reach yet; turn APT off, or use AUTOMATIC1111's WebUI 1.10.1"
-        )
+        raise ValueError(f"this WebUI has a backend of its own ({found[0]}), which APT does not reach yet; turn APT off, or use AUTOMATIC1111's WebUI 1.10.1")

@@ -12,7 +12,17 @@ from torch import Tensor
 from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock, StepClock, calls_per_step, check_steps
 from apt_ext.core.residual import Denoiser
 
-__all__ = ["Coordinates", "SigmaCoordinates", "TimestepCoordinates", "check_sampler", "chooses_levels", "clock_of", "coordinates_of", "model_calls", "sampler_key"]
+__all__ = [
+    "Coordinates",
+    "SigmaCoordinates",
+    "TimestepCoordinates",
+    "check_sampler",
+    "chooses_levels",
+    "clock_of",
+    "coordinates_of",
+    "model_calls",
+    "sampler_key",
+]
 
 # The host's own samplers beside k-diffusion's, with their model calls per step; of those that choose their own levels, the calls to expect.
 SIGMA_SAMPLERS = EVALUATIONS_PER_STEP | {"lcm": 1} | FREE_SAMPLERS | {"restart_sampler": 2}

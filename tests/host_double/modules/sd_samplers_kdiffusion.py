@@ -1,4 +1,5 @@
 import inspect
+from itertools import pairwise
 
 import torch
 from modules import sd_samplers_cfg_denoiser, sd_samplers_common, shared
@@ -50,7 +51,7 @@ def restart_sampler(model, x, sigmas, extra_args=None, callback=None, disable=No
     """Euler's steps, halfway once back up to where they came from."""
     half = len(sigmas) // 2
     way = [*sigmas[: half + 1], *sigmas[1:]]
-    for i, (sigma, after) in enumerate(zip(way[:-1], way[1:], strict=True)):
+    for i, (sigma, after) in enumerate(pairwise(way)):
         if after > sigma:
             x = x + torch.randn_like(x) * (after**2 - sigma**2) ** 0.5
             continue

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import torch
 from modules import sd_samplers_cfg_denoiser, sd_samplers_common, shared
 
@@ -70,7 +72,7 @@ def unipc(model, x, timesteps, extra_args=None, callback=None, disable=None):
         below = int(t)
         return float(torch.lerp(logs[below], logs[min(below + 1, len(logs) - 1)], t - below).exp())
 
-    for i, (t, after) in enumerate(zip(way[:-1], way[1:], strict=True)):
+    for i, (t, after) in enumerate(pairwise(way)):
         x = _step(x, model(x, x.new_full((len(x),), t), **extra_args), alpha(t), alpha(after))
         callback({"x": x, "i": i})
     return x
