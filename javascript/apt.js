@@ -3,7 +3,7 @@
 
 // A preset's steps and denoising strength go into the host's own fields, where the user sees them; so does its upscaler, through the server.
 function aptFillHost(presetId, values) {
-    if (!values) return; // Custom
+    if (!values) return []; // Custom
     const tab = presetId.includes("txt2img") ? "txt2img" : "img2img";
     // The hires pass runs all of its steps, img2img a share of them.
     const steps = tab === "txt2img" ? {txt2img_hires_steps: values.hires_steps} : {img2img_steps: values.steps};
@@ -14,6 +14,7 @@ function aptFillHost(presetId, values) {
         input.value = value;
         updateInput(input);
     }
+    return []; // gradio takes anything else for the value of an output, of which there is none
 }
 
 (function() {

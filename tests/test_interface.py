@@ -20,6 +20,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 if not CHROMIUM:
     pytest.skip("needs a Chromium; CHROMIUM names one", allow_module_level=True)
 
+from apt_ext.options import preset_options  # noqa: E402
 from apt_ext.webui.request import CONTROLS, defaults, parse, preset_values  # noqa: E402
 from apt_ext.webui.ui import build  # noqa: E402
 
@@ -30,6 +31,7 @@ HOST = """
 window.gradioApp = () => document;
 window.onUiLoaded = (run) => run();
 window.onAfterUiUpdate = () => {};
+window.updateInput = (input) => input.dispatchEvent(new Event("input", {bubbles: true}));
 """
 PLAN = {
     "start": [512, 512],
@@ -38,6 +40,7 @@ PLAN = {
     "evaluations": 260,
     "demofusion": 520,
     "plain": 80,
+    "notes": ["A <Latent> upscaler"],
     "drawing": {"size": [1024, 1024], "windows": [[0, 0, 512, 512], [256, 0, 512, 512], [512, 512, 512, 512]]},
 }
 
@@ -55,12 +58,12 @@ def server():
         gr.Slider(0, 1, 0.6, elem_id="txt2img_denoising_strength")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_x")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_y")
+        field = gr.Dropdown(["Latent", "Lanczos", "Latent (bicubic)"], value="Latent", elem_id="txt2img_hr_upscaler")
         for name, value in (("txt2img_sampling", "Euler"), ("txt2img_scheduler", "Automatic"), ("hr_sampler", "Use same sampler"), ("hr_scheduler", "Karras")):
             gr.Dropdown([value], value=value, elem_id=name)
-        made = build(defaults(), lambda name: PREFIX + name)
+        made = build(defaults(), lambda name: PREFIX + name, ["lanczos"], (field, {"Fast": "Lanczos", "Published": "Latent (bicubic)"}))
         # Like "Generate", which takes them all in; what is only ever filled would not be editable.
-        gr.Button("Generate").click(lambda *given: None, list(made.values()))
-        gr.HTML(elem_id=PREFIX + "plan", elem_classes=["apt-plan"])
+        gr.Button("Generate").click(lambda *given: None, [field, *made.values()])
     page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_api=False)
     yield f"http://127.0.0.1:{port}"
     page.close()
@@ -114,6 +117,22 @@ def test_a_preset_fills_the_rest_and_a_touch_makes_it_custom(page):
     assert number(page, "overlap") == 0.3
 
 
+def test_a_preset_fills_the_hosts_fields_and_the_page_has_no_error(page):
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.click(f"#{PREFIX}preset label:has-text('Published')")
+    page.wait_for_function("document.querySelector('#txt2img_hr_upscaler input').value == 'Latent (bicubic)'")
+    options = preset_options("Published")[0]
+    assert float(page.input_value("#txt2img_denoising_strength input[type=number]")) == options.shortcut
+    assert float(page.input_value("#txt2img_hires_steps input[type=number]")) == options.steps
+    page.click(f"#{PREFIX}preset label:has-text('Custom')")
+    page.wait_for_timeout(1000)
+    assert page.input_value("#txt2img_hr_upscaler input") == "Latent (bicubic)"
+    assert page.asked[-1]["upscaler"] == "Latent (bicubic)"
+    assert not errors
+    assert not page.is_visible(f"#{PREFIX}upscaler")
+
+
 def test_the_panel_shows_the_plan_and_follows_the_sliders(page):
     page.wait_for_selector(f"#{PREFIX}plan svg")
     assert page.locator(f"#{PREFIX}plan svg rect.apt-window").count() == 3
@@ -121,8 +140,10 @@ def test_the_panel_shows_the_plan_and_follows_the_sliders(page):
     assert "1024 x 1024" in text
     assert "260 UNet evaluations" in text
     assert "50 %" in text
+    assert text.splitlines()[-1] == "A <Latent> upscaler"
     first = page.asked[0]
     assert (first["first"], first["target"], first["sampler"], first["scheduler"]) == ([512, 512], [1024, 1024], "Euler", "Karras")
+    assert first["upscaler"] == "Latent"
     assert parse([first["settings"]]) == parse([])
     page.fill(f"#{PREFIX}matching input[type=number]", "0.5")
     page.keyboard.press("Tab")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 from modules import processing, scripts
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
@@ -53,7 +52,6 @@ class APTScript(scripts.Script):
         field = None if self.host_upscaler is None else (self.host_upscaler, _preset_upscalers())
         with InputAccordion(False, label="APT", elem_id=self.elem_id("enable")) as enabled:
             made = build(default_values(), self.elem_id, choices(), field)
-            gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
         read = paste_functions()
         self.infotext_fields = [
             PasteField(enabled, lambda d: "APT method" in d),
@@ -115,7 +113,6 @@ class APTUpscaleScript(scripts.Script):
         """The scale, then the accordion's controls."""
         scale = component(SCALE, SCALE.default, self.elem_id("scale"))
         made = build(default_values(), self.elem_id, choices())
-        gr.HTML(elem_id=self.elem_id("plan"), elem_classes=["apt-plan"])
         return [scale, *made.values()]
 
     def run(self, p: Any, *args: Any) -> Any:

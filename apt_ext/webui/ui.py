@@ -31,7 +31,7 @@ def build(
     upscalers: Sequence[str] = (),
     host_upscaler: tuple[Any, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Lay the controls out: the main ones, and the others under "Advanced".
+    """Lay the controls out: the preset and what it comes to, the main ones, and the others under "Advanced".
 
     Args:
         values: what each shows at first. `elem_id`: name -> the component's id.
@@ -54,6 +54,7 @@ def build(
         return made_row
 
     row("preset")
+    gr.HTML(elem_id=elem_id("plan"), elem_classes=["apt-plan"])  # the panel, which the page's script fills
     row("method")
     words = row("words", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
