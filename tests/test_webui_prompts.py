@@ -8,7 +8,7 @@ from apt_ext.core.phases import plan_phases
 from tests.host_double.jobs import far, left_on_p, nothing_left, pixels
 
 pytestmark = pytest.mark.usefixtures("settings_page")
-ACC = {"enabled": True, "method": "accdiffusion", "words": 0.5}
+ACC = {"enabled": True, "method": "accdiffusion", "words": 0.5, "colour_fix": 0.0}
 PROMPT = "a butterfly, on (red:1.3) flowers under the sky"
 
 

@@ -49,7 +49,7 @@ class Control:
     @property
     def step(self) -> float:
         """Of a slider."""
-        return 1 if isinstance(self.default, int) else {"tolerance": 0.001, "colour_fix": 0.5}.get(self.name, 0.05)
+        return 1 if isinstance(self.default, int) else {"tolerance": 0.001, "colour_fix": 0.25}.get(self.name, 0.05)
 
 
 def _key(name: str) -> str:
