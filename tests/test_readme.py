@@ -42,8 +42,10 @@ def test_the_guide_lists_the_arguments_in_their_order():
 def test_the_guide_says_what_the_presets_want_of_the_host():
     from apt_ext.webui.request import preset_host_values
 
-    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
-    assert rows == [(name, str(v["steps"]), str(v["hires_steps"]), f"{v['denoising']:g}") for name, v in preset_host_values().items()]
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| ([\d.]+) \| (.+) \|$", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
+    names = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
+    wanted = preset_host_values().items()
+    assert rows == [(name, str(v["steps"]), str(v["hires_steps"]), f"{v['denoising']:g}", names[v["upscaler"]]) for name, v in wanted]
 
 
 def test_the_readme_says_what_the_presets_evaluate():
