@@ -9,6 +9,10 @@ from PIL import Image
 from tests.webui.conftest import SIDE, URL, Refused, WebUI, apt, encoded
 
 
+def far(one, other):
+    return np.abs(np.asarray(one, int) - np.asarray(other, int)).max()
+
+
 @pytest.fixture(scope="session")
 def ordinary(webui):
     """Ordinary jobs before anything of APT ran: they must come out the same ever after."""
@@ -33,7 +37,7 @@ def test_hires_makes_another_picture_than_the_ordinary_pass(webui, ordinary):
     assert made.picture().size == (2 * SIDE, 2 * SIDE)
     assert not made.same(ordinary[1])
     assert made.same(webui.hires(alwayson_scripts=apt()))
-    for name in ("APT method: demofusion", "APT overlap: 0.25", "APT phases: double", "Hires upscale: 2"):
+    for name in ("APT method: demofusion", "APT overlap: 0.25", "APT phases: direct", "Hires upscale: 2"):
         assert name in made.text
 
 
@@ -51,6 +55,68 @@ def test_hires_through_a_pixel_upscaler(webui):
     through_pixels, as_latents = (webui.hires(hr_upscaler=name, alwayson_scripts=apt()) for name in ("Lanczos", "Latent"))
     assert through_pixels.picture().size == as_latents.picture().size == (2 * SIDE, 2 * SIDE)
     assert not through_pixels.same(as_latents)
+
+
+def test_without_an_upscaler_of_the_caller_s_apt_s_own_is_taken_and_named(webui):
+    by_default, named = webui.hires(hr_upscaler=None, alwayson_scripts=apt()), webui.hires(hr_upscaler="Lanczos", alwayson_scripts=apt())
+    assert by_default.same(named)
+    assert "Hires upscaler: Lanczos" in by_default.text
+    assert "APT upscaler" not in by_default.text
+    own = webui.hires(hr_upscaler="None", alwayson_scripts=apt(upscaler="bicubic"))
+    assert "APT upscaler: bicubic" in own.text
+    assert not own.same(named)
+
+
+def test_img2img_by_every_kind_of_upscaler(webui, picture):
+    made = {name: webui.img2img(picture, alwayson_scripts=apt(upscaler=name)) for name in ("lanczos", "bicubic", "latent", "Nearest")}
+    for name, one in made.items():
+        assert f"APT upscaler: {name}" in one.text
+        assert one.picture().size == (2 * SIDE, 2 * SIDE)
+        assert not any(one.same(other) for key, other in made.items() if key != name)
+    setting = {"upscaler_for_img2img": "Nearest"}
+    again = webui.img2img(picture, alwayson_scripts=apt(), override_settings=setting)
+    assert far(again.picture(), made["lanczos"].picture()) <= 2, "the host's own setting reached APT"
+
+
+def test_an_unknown_upscaler_is_refused(webui, picture):
+    for run in (
+        lambda: webui.img2img(picture, alwayson_scripts=apt(upscaler="Magic")),
+        lambda: webui.txt2img(script_name="APT upscale", script_args=[{"upscaler": "Magic"}]),
+    ):
+        with pytest.raises(Refused, match="upscaler 'Magic' does not exist; use one of lanczos, bicubic, latent") as refused:
+            run()
+        assert refused.value.status == 422
+
+
+def test_odd_sizes_are_made_as_the_host_makes_them(webui, picture):
+    odd = picture.resize((SIDE - 1, SIDE - 27))
+    size = (7 * odd.width, 7 * odd.height)
+    made = webui.img2img(odd, width=size[0], height=size[1], steps=4, denoising_strength=0.3, alwayson_scripts=apt(method="multidiffusion"))
+    assert made.picture().size == (size[0] // 8 * 8, size[1] // 8 * 8)
+
+
+def test_the_colour_fix_brings_the_given_picture_s_colours_back(webui, picture):
+    def shift(width):
+        small = webui.img2img(picture, denoising_strength=0.3, alwayson_scripts=apt(colour_fix=width)).picture().resize(picture.size, Image.Resampling.BOX)
+        return np.abs((np.asarray(small, float) - np.asarray(picture, float)).mean(axis=(0, 1))).max()
+
+    assert shift(4.0) < max(2.0, 0.5 * shift(0.0))
+
+
+def test_what_is_held_is_another_picture(webui):
+    held, free = (webui.hires(alwayson_scripts=apt(skip_residual=False, hold=hold, hold_width=1.0)) for hold in (1.0, 0.0))
+    assert not held.same(free)
+    assert "APT hold: 1.0" in held.text
+
+
+@pytest.mark.parametrize("sampler", ["UniPC", "DPM fast", "DPM adaptive", "Restart"])
+def test_samplers_with_steps_of_their_own_work_without_a_skip_residual(webui, sampler):
+    for settings in ({"method": "multidiffusion"}, {"skip_residual": False, "hold": 0.5}):
+        made = webui.hires(sampler_name=sampler, steps=6, alwayson_scripts=apt(**settings))
+        assert made.picture().size == (2 * SIDE, 2 * SIDE)
+        assert np.asarray(made.picture()).std() > 1
+    with pytest.raises(Refused, match="turn the skip residual off"):
+        webui.hires(sampler_name=sampler, steps=6, alwayson_scripts=apt())
 
 
 def test_img2img(webui, picture, ordinary):
@@ -82,7 +148,8 @@ def test_a_mask_keeps_the_rest_of_the_picture(webui, picture, fill, only_masked)
 def test_the_dropdown_entry_turns_the_pass_on(webui, picture):
     named = webui.txt2img(script_name="APT upscale", script_args=[{"scale": 2, "preset": "Fast"}])
     assert named.picture().size == (2 * SIDE, 2 * SIDE)
-    assert "APT phases: direct" in named.text
+    assert "APT method: multidiffusion" in named.text
+    assert "Hires upscaler: Lanczos" in named.text
     assert webui.img2img(picture, script_name="APT upscale", script_args=[{"scale": 3, "phases": "direct"}], steps=4).picture().size == (3 * SIDE, 3 * SIDE)
 
 
@@ -112,6 +179,7 @@ def test_the_window_batch_does_not_change_the_picture(webui, method):
 def test_the_infotext_makes_the_same_picture_again(webui, picture):
     settings = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.25, "jitter": 0.5, "residual": 2.0, "dilated": 1.5}
     settings |= {"sharpen": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on", "tiled_vae": False}
+    settings |= {"skip_residual": False, "hold": 0.5, "hold_until": 0.4, "hold_width": 0.5, "colour_fix": 2.0}
     made = webui.hires(hr_second_pass_steps=3, subseed=3, subseed_strength=0.2, alwayson_scripts=apt(**settings))
     # The host's API reads "Use same sampler" from the infotext and then refuses it, so that one is named.
     same = {"hr_sampler_name": "Euler", "hr_scheduler": "Automatic"}
@@ -120,6 +188,8 @@ def test_the_infotext_makes_the_same_picture_again(webui, picture):
     assert again.same(made)
     plain = webui.hires(alwayson_scripts=apt(gamma="auto", blur="auto"))
     assert webui.job("/sdapi/v1/txt2img", {}, {"infotext": plain.text} | same).same(plain)
+    own = webui.hires(hr_upscaler="None", alwayson_scripts=apt(upscaler="bicubic"))
+    assert webui.job("/sdapi/v1/txt2img", {}, {"infotext": own.text} | same).same(own)
 
 
 @pytest.mark.parametrize(
