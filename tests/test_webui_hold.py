@@ -37,12 +37,23 @@ def test_samplers_that_choose_their_own_steps_run_without_a_skip_residual(host, 
 
 
 @pytest.mark.parametrize("sampler", FREE)
-def test_with_one_they_are_refused_and_with_a_schedule_too(host, sampler):
-    for settings, words in ((ON, "turn the skip residual off"), ({"method": "multidiffusion", "gamma": 0.25}, "schedule strength 0.25 would not reach it")):
-        with pytest.raises(Exception, match=words) as caught:
-            host.run(host.text_job(settings, sampler_name=sampler, steps=8, is_api=True))
-        assert caught.value.status_code == 422
+def test_with_one_they_are_refused(host, sampler):
+    with pytest.raises(Exception, match="turn the skip residual off") as caught:
+        host.run(host.text_job(ON, sampler_name=sampler, steps=8, is_api=True))
+    assert caught.value.status_code == 422
     assert not host.model.calls
+
+
+@pytest.mark.parametrize("sampler", FREE)
+def test_a_schedule_for_the_scale_raises_where_they_begin(host, monkeypatch, sampler):
+    levels, begin = [], host.denoiser.PhaseRun.begin
+    monkeypatch.setattr(host.denoiser.PhaseRun, "begin", lambda self, x, t: levels.append(self.coordinates.level(t)) or begin(self, x, t))
+    highest = []
+    for gamma in (0.0, 0.75):
+        levels.clear()
+        host.run(host.text_job({"method": "multidiffusion", "gamma": gamma}, sampler_name=sampler, steps=8, denoising_strength=0.4))
+        highest.append(max(levels))
+    assert highest[1] > 1.3 * highest[0]
 
 
 @pytest.mark.parametrize("sampler", FREE)

@@ -44,11 +44,11 @@ def sampler_key(function: Any) -> str:
     return str(name).removeprefix("sample_")
 
 
-def check_sampler(label: str, function: Any, residual: bool, gamma: float | str = 0.0) -> None:
+def check_sampler(label: str, function: Any, residual: bool) -> None:
     """Make sure that a sampler can carry patch fusion.
 
     Args:
-        residual: whether the job mixes the skip residual into the sampler's state. `gamma`: exponent of Scale-aware Scheduling.
+        residual: whether the job mixes the skip residual into the sampler's state.
 
     Raises:
         ValueError: where it cannot, or is not known.
@@ -58,8 +58,6 @@ def check_sampler(label: str, function: Any, residual: bool, gamma: float | str 
         raise ValueError(f"sampler {label!r} is not one that this version knows; {REMEDY}")
     if key in FREE and residual:
         raise ValueError(f"sampler {label!r} {FREE[key]}, where the skip residual cannot follow; turn the skip residual off, or {REMEDY}")
-    if key in FREE and gamma != 0:
-        raise ValueError(f"sampler {label!r} {FREE[key]}, so schedule strength {gamma} would not reach it; set that to 0, or {REMEDY}")
 
 
 def chooses_levels(function: Any) -> bool:

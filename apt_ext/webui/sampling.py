@@ -68,7 +68,7 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     Raises:
         ValueError: where something of it cannot be done.
     """
-    check_sampler(sampler.config.name, sampler.funcname, has_residual(options), options.gamma)
+    check_sampler(sampler.config.name, sampler.funcname, has_residual(options))
     model = shared.sd_model
     coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
     table = getattr(sampler.model_wrap, "sigmas", None)
