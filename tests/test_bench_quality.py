@@ -12,21 +12,23 @@ from PIL import Image
 
 import bench.quality.__main__ as quality
 import bench.quality.sheet as sheets
+from apt_ext.demo.job import from_picture, run_job, show
 from apt_ext.demo.model import WEIGHTS
+from apt_ext.demo.pictures import to_picture
 from apt_ext.options import PRESETS, Options, published
 from bench.quality.bars import EDGES, KERNEL, LOSS, MISSING, SHARES, check_bars, misses
 from bench.quality.front import draw_front, front_table
-from bench.quality.making import make
+from bench.quality.making import finish, make
 from bench.quality.measuring import measure
 from bench.quality.page import page, write_page
-from bench.quality.pictures import LARGEST, PHOTO_FOLDER, PHOTOGRAPHS, PIXELS, keep, open_model, true_pictures
+from bench.quality.pictures import LARGEST, PHOTO_FOLDER, PHOTOGRAPHS, PIXELS, keep, model_of, open_model, true_pictures
 from bench.quality.results import collect, find, read, write
 from bench.quality.runner import make_tasks, pictures_of, results_of, run_chunk, run_tasks
 from bench.quality.settings import BASELINES, Setting, all_settings, key_of
 from bench.quality.sheet import make_sheet
 from bench.quality.statistics import MEASURES, compare, mean_of, ratio, resamples, shared
 from bench.quality.store import append, length, load
-from bench.quality.tasks import Task, evaluations
+from bench.quality.tasks import Task, evaluations, job_of
 
 SHORT = Options(method="multidiffusion", steps=5, shortcut=0.4, matching=0.0, phases="direct")
 ROWS = (
@@ -92,8 +94,8 @@ def test_a_new_version_of_the_measures_makes_no_picture_anew(tasks, work, monkey
 
 def test_pictures_that_were_made_but_not_measured_are_taken_up(tasks, work, tmp_path):
     task = replace(task_named(tasks, "Fast"), count=2)
-    whole = load(work / "made" / f"{task.key}.npz")
-    append(tmp_path / "made" / f"{task.key}.npz", {name: value[:1] for name, value in whole.items()}, 0)
+    whole = load(work / "made" / f"{task.made_key}.npz")
+    append(tmp_path / "made" / f"{task.made_key}.npz", {name: value[:1] for name, value in whole.items()}, 0)
     assert run_tasks([task], tmp_path, quiet=True) == 2
     assert np.array_equal(results_of(task, tmp_path)["seconds"][:1], whole["seconds"][:1])
     assert len(results_of(task, tmp_path)["seconds"]) == 2
@@ -105,12 +107,25 @@ def test_a_run_without_time_stops_before_its_first_picture(tasks, tmp_path):
 
 def test_a_picture_does_not_depend_on_its_batch_and_every_picture_has_its_own_noise(tasks, work):
     task = task_named(tasks, "Fast")
-    stored, alone = load(work / "made" / f"{task.key}.npz"), make(task, [3], work)
-    assert int(np.abs(alone["picture"][0].astype(int) - stored["picture"][3]).max()) <= 1
-    np.testing.assert_allclose(measure(task, [3], alone["picture"], work)["psnr"], results_of(task, work)["psnr"][3:], atol=0.02)
-    grey = make(replace(task, seed=2), [3], work)["picture"][0]
-    assert int(np.abs(grey.astype(int) - stored["picture"][3]).max()) > 8
+    stored, alone = pictures_of(task, [3], work), finish(task, [3], make(task, [3], work)["pixels"], work)
+    assert int(np.abs(alone.astype(int) - stored).max()) <= 1
+    np.testing.assert_allclose(measure(task, [3], alone, work)["psnr"], results_of(task, work)["psnr"][3:], atol=0.02)
+    other = finish(task, [3], make(replace(task, seed=2), [3], work)["pixels"], work)
+    assert int(np.abs(other.astype(int) - stored).max()) > 8
     assert replace(task, seed=2).key != task.key
+
+
+def test_pictures_are_the_command_line_s_own_and_a_colour_fix_needs_no_second_run(tasks, work, tmp_path, monkeypatch):
+    task = task_named(tasks, "Fast", "photographs")
+    model, job = model_of(task.bench), job_of(task, 1)
+    assert job.options.colour_fix > 0
+    source = from_picture(model, to_picture(true_pictures("photographs", [1], PIXELS, work)[0]))
+    picture = show(model, source, run_job(model, source, job, quiet=True).latent, job.scale, job.options.colour_fix)
+    assert int(np.abs(np.asarray(picture).astype(int) - pictures_of(task, [1], work)[0]).max()) <= 1
+    monkeypatch.setattr("bench.quality.runner.make", lambda *args: pytest.fail("made anew"))
+    plain = replace(task, setting=replace(task.setting, options=replace(task.setting.options, colour_fix=0.0)))
+    assert run_tasks([plain], work, quiet=True) == 4
+    assert results_of(plain, work)["agreement"].mean() < results_of(task, work)["agreement"].mean()
 
 
 def test_evaluations_are_those_of_the_plan(tasks, work):
@@ -155,7 +170,7 @@ def test_the_baselines_measure_what_they_are(results, tasks, work):
 
 
 def test_pictures_can_be_looked_at(tasks, work):
-    shown = pictures_of(task_named(tasks, "truth", "photographs"), work)["picture"]
+    shown = pictures_of(task_named(tasks, "truth", "photographs"), range(4), work)
     assert shown.shape == (4, 2 * PIXELS, 2 * PIXELS, 3)
     true = true_pictures("photographs", range(4), 2 * PIXELS, work)
     assert np.array_equal(shown, ((true + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())

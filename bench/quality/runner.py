@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bench.quality.making import make
+from bench.quality.making import finish, make
 from bench.quality.measuring import VERSION, measure
 from bench.quality.pictures import BenchModel
 from bench.quality.settings import Setting
@@ -40,7 +42,7 @@ def make_tasks(
 
 
 def _made(task: Task, work: Path) -> Path:
-    return work / "made" / f"{task.key}.npz"
+    return work / "made" / f"{task.made_key}.npz"
 
 
 def _measured(task: Task, work: Path) -> Path:
@@ -52,12 +54,12 @@ def results_of(task: Task, work: Path) -> Results:
     measured = load(_measured(task, work))
     made = load(_made(task, work)) if measured else {}
     shared = min(task.count, len(measured["psnr"])) if measured else 0
-    return {name: value[:shared] for name, value in (made | measured).items() if name != "picture"}
+    return {name: value[:shared] for name, value in (made | measured).items() if name != "pixels"}
 
 
-def pictures_of(task: Task, work: Path) -> Results:
-    """The pictures that were made: "picture" (n, h, w, 3) uint8; empty where there are none."""
-    return {name: value for name, value in load(_made(task, work)).items() if name == "picture"}
+def pictures_of(task: Task, numbers: Sequence[int], work: Path) -> NDArray[np.uint8]:
+    """Finished pictures that were made before: (B, h, w, 3)."""
+    return finish(task, numbers, load(_made(task, work))["pixels"][list(numbers)], work)
 
 
 def run_chunk(task: Task, numbers: Sequence[int], work: Path, on_evaluations: Callable[[int], object] = lambda count: None) -> int:
@@ -68,15 +70,15 @@ def run_chunk(task: Task, numbers: Sequence[int], work: Path, on_evaluations: Ca
     """
     path = _made(task, work)
     made = load(path)
-    if made and len(made["picture"]) > numbers[0]:
-        pictures = made["picture"][numbers[0] : numbers[-1] + 1]
+    if made and len(made["pixels"]) > numbers[0]:
+        pixels = made["pixels"][numbers[0] : numbers[-1] + 1]
     else:
         new = make(task, numbers, work, on_evaluations)
         append(path, new, numbers[0])
-        pictures = new["picture"]
-    numbers = numbers[: len(pictures)]
-    append(_measured(task, work), measure(task, numbers, pictures, work), numbers[0])
-    return len(pictures)
+        pixels = new["pixels"]
+    numbers = numbers[: len(pixels)]
+    append(_measured(task, work), measure(task, numbers, finish(task, numbers, pixels, work), work), numbers[0])
+    return len(pixels)
 
 
 def run_tasks(tasks: Sequence[Task], work: Path, batch: int = 8, minutes: float = float("inf"), quiet: bool = False) -> int:
@@ -90,7 +92,8 @@ def run_tasks(tasks: Sequence[Task], work: Path, batch: int = 8, minutes: float 
         if task.key not in unique or task.count > unique[task.key].count:
             unique[task.key] = task
     until, finished = time.monotonic() + 60 * minutes, 0
-    total = sum(evaluations(task) * max(0, task.count - length(_made(task, work))) for task in unique.values())
+    to_make = {task.made_key: task for task in sorted(unique.values(), key=lambda task: task.count)}
+    total = sum(evaluations(task) * max(0, task.count - length(_made(task, work))) for task in to_make.values())
     with tqdm(total=total, unit="window", unit_scale=True, disable=quiet, mininterval=1, smoothing=0.02) as bar:
         for task in unique.values():
             bar.set_description(f"{task.setting.group}: {task.setting.name}, {task.scale}x, {task.kind}", refresh=False)

@@ -59,10 +59,15 @@ def content(setting: Setting) -> dict[str, Any]:
     return {"how": "method", "sampler": setting.sampler, "guidance": float(setting.guidance), "schedule": setting.schedule, **options}
 
 
-def key_of(setting: Setting, scale: int, kind: str, world: str, model: str, seed: int) -> str:
-    """A name for one run's results. Pictures are numbered alike whatever their count, so the count is no part of it and a larger one adds to the smaller."""
+def key_of(setting: Setting, scale: int, kind: str, world: str, model: str, seed: int, *, finished: bool = True) -> str:
+    """A name for one run's results, or for its pictures before their colours are `finished`, which are the same for every colour fix.
+
+    Pictures are numbered alike whatever their count, so the count is no part of it and a larger one adds to the smaller.
+    """
     rest = {"seed": seed, "model": model} if setting.how == "method" else {"model": model} if setting.how.endswith("again") else {}
     what = {**content(setting), "scale": scale, "kind": kind, "world": world, **rest}
+    if not finished:
+        what.pop("colour_fix", None)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -76,9 +81,12 @@ BASELINES = (
 )
 PUBLISHED = preset_options("Published")[0]
 
-# What the questions are asked on: the windows alone, once over the last steps of the schedule, from the enlarged pixels, nothing else.
-WINDOWS = Options(method="multidiffusion", steps=25, shortcut=0.4, matching=0.0, phases="direct", colour_fix=0.0)
-STARTS = (0.4, 0.3, 0.2, 0.5, 0.35, 0.1)
+# What the questions are asked on: the windows alone, once over the last 10 steps of the schedule, from the enlarged pixels, colours fixed.
+WINDOWS = Options(method="multidiffusion", steps=22, shortcut=0.45, matching=0.0, phases="direct", colour_fix=0.5)
+# APT over DemoFusion in the same place.
+APT = replace(WINDOWS, method="demofusion", matching=1.0)
+STARTS = (0.45, 0.4, 0.5, 0.35, 0.3, 0.2, 0.1, 0.6)
+COLOURS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def _from(share: float, options: Options, steps: int = 10) -> Options:
@@ -92,7 +100,11 @@ def _rows(group: str, ground: Options, beside: str, ways: Mapping[str, Mapping[s
 
 def _start() -> list[Setting]:
     """Where and when a phase starts: from the pixels or from latents, and how far back in the schedule, always in 10 steps."""
-    grounds = {"pixels": (WINDOWS, STARTS), "latents": (replace(WINDOWS, upscaler="latent"), (0.2, 0.4, 0.6))}
+    grounds = {
+        "pixels": (WINDOWS, STARTS),
+        "pixels, colours free": (replace(WINDOWS, colour_fix=0.0), STARTS),
+        "latents": (replace(WINDOWS, upscaler="latent"), (0.2, 0.4, 0.6)),
+    }
     return [
         Setting(f"from {where}, {share:g}", "start", _from(share, ground), beside="from pixels, 0.4")
         for where, (ground, shares) in grounds.items()
@@ -131,9 +143,27 @@ def _paths() -> list[Setting]:
     return _rows("paths", demofusion, "windows alone", ways)
 
 
+def _apt() -> list[Setting]:
+    """APT in this regime: where it starts, in how many steps and phases, over which base method."""
+    rows = [Setting(f"APT from {share:g}", "apt", _from(share, APT)) for share in (0.45, 0.35, 0.4, 0.5, 0.55, 0.6)]
+    rows += [Setting(f"APT from {share:g}, {steps} steps", "apt", _from(share, APT, steps)) for share, steps in ((0.45, 6), (0.45, 16), (0.5, 16), (0.55, 24))]
+    ways: dict[str, dict[str, Any]] = {
+        "matched windows": {"method": "multidiffusion"},
+        "APT over AccDiffusion": {"method": "accdiffusion"},
+        "APT, two phases": {"phases": "double"},
+        "APT, no residual": {"skip_residual": False},
+        "APT, half matched": {"matching": 0.5},
+        "APT, tolerance 0": {"tolerance": 0.0},
+        "APT, from latents": {"upscaler": "latent"},
+    }
+    rows += _rows("apt", APT, "", ways)
+    held = {"APT from 0.6, held 0.5": {"hold": 0.5}, "APT from 0.6, held 1": {"hold": 1.0}}
+    return [replace(row, beside="APT from 0.45") for row in rows + _rows("apt", _from(0.6, APT), "", held)]
+
+
 def _hold() -> list[Setting]:
     """Low-pass guidance against a later start: a start high up that is held, and what it would be without."""
-    high, late = _from(0.6, WINDOWS), _from(0.4, WINDOWS)
+    high = _from(0.6, WINDOWS)
     ways: dict[str, dict[str, Any]] = {
         "from 0.6": {},
         "from 0.6, held 0.5": {"hold": 0.5},
@@ -146,17 +176,17 @@ def _hold() -> list[Setting]:
     with_residual = {"from 0.6, dilated, residual": {}, "from 0.6, dilated, held 1": {"skip_residual": False, "hold": 1.0}}
     return [
         *_rows("hold", high, "from 0.6", ways),
-        *_rows("hold", late, "from 0.4", {"from 0.4": {}, "from 0.4, held 1": {"hold": 1.0}}),
+        *_rows("hold", WINDOWS, "from 0.45", {"from 0.45": {}, "from 0.45, held 1": {"hold": 1.0}}),
         *_rows("hold", replace(high, method="demofusion", reanchor="off"), "from 0.6, dilated, residual", with_residual),
     ]
 
 
 def _colour() -> list[Setting]:
-    return _rows("colour", WINDOWS, "off", {"off": {}, **{f"{width:g} pixels": {"colour_fix": width} for width in (1.0, 2.0, 4.0, 8.0)}})
+    return _rows("colour", WINDOWS, "off", {f"{width:g} pixels" if width else "off": {"colour_fix": width} for width in COLOURS})
 
 
 def _steps() -> list[Setting]:
-    return [Setting(f"{steps} steps from 0.4", "steps", _from(0.4, WINDOWS, steps), beside="10 steps from 0.4") for steps in (4, 6, 10, 16, 24)]
+    return [Setting(f"{steps} steps", "steps", _from(WINDOWS.shortcut, WINDOWS, steps), beside="10 steps") for steps in (4, 6, 10, 16, 24)]
 
 
 def _phases() -> list[Setting]:
@@ -201,6 +231,7 @@ def groups() -> dict[str, list[Setting]]:
         list(BASELINES),
         _presets(),
         _start(),
+        _apt(),
         _paths(),
         _matching(),
         _hold(),

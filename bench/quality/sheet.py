@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from apt_ext.demo.model import WEIGHTS
@@ -38,8 +37,7 @@ def _columns(kind: str, bench: BenchModel, numbers: Sequence[int], work: Path) -
     small = [to_picture(picture) for picture in true_pictures(kind, numbers, PIXELS, work)]
     columns = {"input": [picture.resize((LARGEST, LARGEST), Image.Resampling.NEAREST) for picture in small]}
     for name, task in tasks.items():
-        made = pictures_of(task, work)["picture"]
-        columns[name.replace(" as published", "")] = [Image.fromarray(np.asarray(made[number])) for number in numbers]
+        columns[name.replace(" as published", "")] = [Image.fromarray(picture) for picture in pictures_of(task, numbers, work)]
     columns["truth"] = [to_picture(picture) for picture in true_pictures(kind, numbers, LARGEST, work)]
     return columns
 

@@ -26,10 +26,19 @@ class Task:
     count: int
     seed: int = 1
 
+    def _key(self, finished: bool) -> str:
+        world = "" if self.kind == "photographs" else world_digest()
+        return key_of(self.setting, self.scale, self.kind, world, self.bench.sha256, self.seed, finished=finished)
+
     @property
     def key(self) -> str:
-        """Names the task's pictures, whatever their count."""
-        return key_of(self.setting, self.scale, self.kind, "" if self.kind == "photographs" else world_digest(), self.bench.sha256, self.seed)
+        """Names the task's finished pictures, whatever their count."""
+        return self._key(finished=True)
+
+    @property
+    def made_key(self) -> str:
+        """Names the pictures before their colours are fixed."""
+        return self._key(finished=False)
 
     @property
     def sampled(self) -> bool:
