@@ -82,11 +82,11 @@ BASELINES = (
 PUBLISHED = preset_options("Published")[0]
 
 # What the questions are asked on: the windows alone, once over the last 10 steps of the schedule, from the enlarged pixels, colours fixed.
-WINDOWS = Options(method="multidiffusion", steps=22, shortcut=0.45, matching=0.0, phases="direct", colour_fix=0.5)
+WINDOWS = Options(method="multidiffusion", steps=22, shortcut=0.45, matching=0.0, phases="direct", colour_fix=0.25)
 # APT over DemoFusion in the same place.
 APT = replace(WINDOWS, method="demofusion", matching=1.0)
 STARTS = (0.45, 0.4, 0.5, 0.35, 0.3, 0.2, 0.1, 0.6)
-COLOURS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+COLOURS = (0.25, 0.0, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def _from(share: float, options: Options, steps: int = 10) -> Options:
@@ -182,7 +182,7 @@ def _hold() -> list[Setting]:
 
 
 def _colour() -> list[Setting]:
-    return _rows("colour", WINDOWS, "off", {f"{width:g} pixels" if width else "off": {"colour_fix": width} for width in COLOURS})
+    return _rows("colour", APT, "off", {f"{width:g} pixels" if width else "off": {"colour_fix": width} for width in COLOURS})
 
 
 def _steps() -> list[Setting]:
@@ -196,8 +196,18 @@ def _phases() -> list[Setting]:
 
 
 def _gamma() -> list[Setting]:
-    ways = {f"gamma {gamma:g}": {"gamma": gamma} for gamma in (-0.5, -0.25, 0.0, 0.25, 0.5)}
-    return _rows("gamma", WINDOWS, "gamma 0", ways)
+    """Scale-aware Scheduling: a positive exponent starts the higher in the noise the larger the picture. Starts that are alike at 2x, and two phases."""
+    pairs = ((0.35, 0.0), (0.25, 1.0), (0.3, 0.5), (0.3, 0.75), (0.28, 1.0))
+    rows = [Setting(f"APT from {share:g}, gamma {gamma:g}", "gamma", replace(_from(share, APT), gamma=gamma)) for share, gamma in pairs]
+    ground = replace(_from(0.25, APT), gamma=1.0)
+    ways: dict[str, dict[str, Any]] = {
+        "windows alone, 6 steps": {"method": "multidiffusion", "matching": 0.0, "steps": 24},
+        "APT, 6 steps": {"steps": 24},
+        "APT, two phases": {"phases": "double"},
+        "APT, two phases, 16 steps": {"phases": "double", "steps": 64},
+    }
+    rows += [replace(row, name=f"{row.name}, from 0.25, gamma 1") for row in _rows("gamma", ground, "", ways)]
+    return [replace(row, beside="APT from 0.35, gamma 0") for row in rows]
 
 
 def _samplers() -> list[Setting]:
