@@ -154,6 +154,7 @@ def _apt() -> list[Setting]:
         "APT, no residual": {"skip_residual": False},
         "APT, half matched": {"matching": 0.5},
         "APT, tolerance 0": {"tolerance": 0.0},
+        "APT, dilated path, exponent 0.3": {"dilated": 0.3},
         "APT, from latents": {"upscaler": "latent"},
     }
     rows += _rows("apt", APT, "", ways)
