@@ -30,7 +30,7 @@ from bench.quality.statistics import MEASURES, compare, mean_of, ratio, resample
 from bench.quality.store import append, length, load
 from bench.quality.tasks import Task, evaluations, job_of
 
-SHORT = Options(method="multidiffusion", steps=5, shortcut=0.4, matching=0.0, phases="direct")
+SHORT = Options(method="multidiffusion", steps=5, shortcut=0.4, matching=0.0, gamma=0.0, phases="direct")
 ROWS = (
     *BASELINES,
     Setting("Fast", "presets", SHORT, full=True),
@@ -376,7 +376,7 @@ def test_a_sheet_shows_each_picture_whole_and_its_busiest_part(tmp_path, monkeyp
     monkeypatch.setattr(sheets, "CELL", 64)
     monkeypatch.setattr(sheets, "LARGEST", 2 * PIXELS)
     monkeypatch.setattr(sheets, "COLUMNS", ("Lanczos", "Fast"))
-    monkeypatch.setattr(sheets, "NUMBERS", {"scenes": (0, 1), "photographs": (1,)})
+    monkeypatch.setattr(sheets, "NUMBERS", {"scenes": range(2), "photographs": range(1, 2)})
     monkeypatch.setattr(sheets, "all_settings", lambda: list(ROWS))
     assert sheets.main(["--work", str(work), "--out", str(tmp_path / "new")]) == 0
     assert Image.open(tmp_path / "new" / "sheet-scenes.png").size == (6 + 4 * 70, 22 + 2 * 140)

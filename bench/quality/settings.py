@@ -82,7 +82,7 @@ BASELINES = (
 PUBLISHED = preset_options("Published")[0]
 
 # What the questions are asked on: the windows alone, once over the last 10 steps of the schedule, from the enlarged pixels, colours fixed.
-WINDOWS = Options(method="multidiffusion", steps=22, shortcut=0.45, matching=0.0, phases="direct", colour_fix=0.25)
+WINDOWS = Options(method="multidiffusion", steps=22, shortcut=0.45, matching=0.0, gamma=0.0, phases="direct", colour_fix=0.25)
 # APT over DemoFusion in the same place.
 APT = replace(WINDOWS, method="demofusion", matching=1.0)
 STARTS = (0.45, 0.4, 0.5, 0.35, 0.3, 0.2, 0.1, 0.6)

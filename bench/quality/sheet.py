@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from apt_ext.demo.model import WEIGHTS
-from apt_ext.demo.pictures import save_png, to_picture
+from apt_ext.demo.pictures import save_picture, to_picture
 from apt_ext.demo.sheet import busiest_places
 from bench.quality.pictures import LARGEST, PIXELS, SETS, BenchModel, open_model, true_pictures
 from bench.quality.runner import pictures_of, run_tasks
@@ -20,7 +20,7 @@ from bench.quality.tasks import Task
 __all__ = ["COLUMNS", "NUMBERS", "main", "make_sheet"]
 
 COLUMNS = ("Lanczos", "DemoFusion as published", "Fast", "Balanced", "Quality")
-NUMBERS = {"scenes": (0, 1, 2, 3, 4, 5), "photographs": (0, 1, 3, 4, 6, 7)}
+NUMBERS = {"scenes": range(6), "photographs": range(6)}
 FILES = {"scenes": "sheet-scenes.png", "photographs": "sheet-photos.png"}
 SCALE = LARGEST // PIXELS
 CELL, GAP, HEAD = 128, 6, 22
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind in SETS:
         columns = _columns(kind, open_model(args.weights), NUMBERS[kind], args.work)
         path = args.out / FILES[kind]
-        save_png(make_sheet(columns), path)
+        save_picture(make_sheet(columns), path)
         print(path)
     return 0
 
