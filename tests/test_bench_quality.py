@@ -1,34 +1,42 @@
-"""A whole small benchmark: made in pieces, continued, summarised and held against its bars."""
+"""A whole small benchmark: made in pieces, continued, written down and held against its bars."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import bench.quality.__main__ as quality
+import bench.quality.sheet as sheets
+from apt_ext.demo.job import from_picture, run_job, show
 from apt_ext.demo.model import WEIGHTS
-from apt_ext.options import Options, published
-from bench.quality.bars import BARS, check_bars
-from bench.quality.making import make
+from apt_ext.demo.pictures import to_picture
+from apt_ext.options import PRESETS, Options, published
+from bench.quality.bars import EDGES, KERNEL, LOSS, MISSING, SHARES, check_bars, misses
+from bench.quality.front import draw_front, front_table
+from bench.quality.making import finish, make
 from bench.quality.measuring import measure
-from bench.quality.page import page
-from bench.quality.pictures import keep, load_bases, open_model, true_pictures
-from bench.quality.runner import make_tasks, results_of, run_chunk, run_tasks
-from bench.quality.settings import BASELINES, Setting, all_settings, key_of, reference_of
+from bench.quality.page import page, write_page
+from bench.quality.pictures import LARGEST, PHOTO_FOLDER, PHOTOGRAPHS, PIXELS, keep, model_of, open_model, true_pictures
+from bench.quality.results import collect, find, read, write
+from bench.quality.runner import make_tasks, pictures_of, results_of, run_chunk, run_tasks
+from bench.quality.settings import BASELINES, Setting, all_settings, key_of
+from bench.quality.sheet import make_sheet
+from bench.quality.statistics import MEASURES, compare, mean_of, ratio, resamples, shared
 from bench.quality.store import append, length, load
-from bench.quality.summary import MEASURES, resamples, summarise
-from bench.quality.tasks import Task, evaluations, plan_of
+from bench.quality.tasks import Task, evaluations, job_of
 
-SHORT = Options(steps=3, overlap=0.0)
-REFERENCE = Setting("DemoFusion as published", "methods", published(SHORT))
+SHORT = Options(method="multidiffusion", steps=5, shortcut=0.4, matching=0.0, gamma=0.0, phases="direct")
 ROWS = (
     *BASELINES,
-    REFERENCE,
-    Setting("APT", "methods", SHORT),
-    Setting("plain", "methods", published(Options(method="multidiffusion", phases="direct", steps=3)), how="whole", beside="APT"),
-    Setting("the same again", "samplers", replace(SHORT, window_batch=5)),
+    Setting("Fast", "presets", SHORT, full=True),
+    Setting("DemoFusion as published", "published", published(Options(steps=3)), "euler", "normal"),
+    Setting("matched", "matching", replace(SHORT, matching=1.0)),
+    Setting("the same again", "matching", replace(SHORT, window_batch=5), beside="matched"),
 )
 
 
@@ -39,206 +47,214 @@ def bench():
 
 @pytest.fixture(scope="module")
 def tasks(bench):
-    return make_tasks(ROWS, [bench], [2], ["encoded", "generated"], [1])
+    return make_tasks(ROWS, [bench], [2], ["scenes", "photographs"], few=2, full=4)
 
 
 @pytest.fixture(scope="module")
 def work(tasks, tmp_path_factory):
-    """A work folder with four pictures of everything, made by two runs: the first is too short to get anywhere but its first two."""
+    """A work folder with everything, made by two runs."""
     folder = tmp_path_factory.mktemp("bench")
-    assert run_tasks(tasks, 2, 2, folder, quiet=True) == 2 * 11
-    assert run_tasks(tasks, 4, 4, folder, quiet=True) == 2 * 11
+    assert run_tasks([replace(task, count=2) for task in tasks], folder, quiet=True) == 2 * 2 * 7
+    assert run_tasks(tasks, folder, quiet=True) == 2 * 2 * 5
     return folder
 
 
-@pytest.fixture
-def summary(tasks, work, monkeypatch):
-    monkeypatch.setattr("bench.quality.summary.reference_of", lambda setting: REFERENCE)
-    return summarise(tasks, 4, work)
+@pytest.fixture(scope="module")
+def results(tasks, work):
+    return collect(tasks, work)
 
 
-def row_named(summary, name, base="encoded"):
-    return next(row for row in summary["rows"] if (row["name"], row["base"]) == (name, base))
+def task_named(tasks, name, kind="scenes"):
+    return next(task for task in tasks if (task.setting.name, task.kind) == (name, kind))
+
+
+def row_named(results, name, kind="scenes"):
+    return find(results["rows"], name=name, kind=kind)
 
 
 def test_nothing_is_done_twice_and_equal_content_once(tasks, work):
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.np?")}
-    assert run_tasks(tasks, 4, 4, work, quiet=True) == 0
+    assert run_tasks(tasks, work, quiet=True) == 0
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*.np?")} == before
-    assert len(list((work / "made").iterdir())) == len({task.key for task in tasks}) == 11
-    assert len(tasks) == 13
+    assert len(list((work / "made").iterdir())) == len({task.key for task in tasks}) == 14
+    assert len(tasks) == 16
 
 
 def test_a_new_version_of_the_measures_makes_no_picture_anew(tasks, work, monkeypatch):
     """Also where the batch does not fit what was made."""
-    task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
+    task = task_named(tasks, "Fast")
     monkeypatch.setattr("bench.quality.runner.VERSION", 99)
     monkeypatch.setattr("bench.quality.runner.make", lambda *args: pytest.fail("made anew"))
-    assert run_tasks([task], 4, 3, work, quiet=True) == 4
+    assert run_tasks([task], work, batch=3, quiet=True) == 4
     again = results_of(task, work)
     monkeypatch.undo()
     for name, value in results_of(task, work).items():
-        np.testing.assert_allclose(value, again[name], atol=2e-3, rtol=2e-3)
+        np.testing.assert_allclose(value, again[name], atol=1e-4, rtol=1e-4)
 
 
 def test_pictures_that_were_made_but_not_measured_are_taken_up(tasks, work, tmp_path):
-    task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
-    whole = load(work / "made" / f"{task.key}.npz")
-    append(tmp_path / "made" / f"{task.key}.npz", {name: value[:1] for name, value in whole.items()}, 0)
-    assert run_tasks([task], 2, 2, tmp_path, quiet=True) == 2
+    task = replace(task_named(tasks, "Fast"), count=2)
+    whole = load(work / "made" / f"{task.made_key}.npz")
+    append(tmp_path / "made" / f"{task.made_key}.npz", {name: value[:1] for name, value in whole.items()}, 0)
+    assert run_tasks([task], tmp_path, quiet=True) == 2
     assert np.array_equal(results_of(task, tmp_path)["seconds"][:1], whole["seconds"][:1])
     assert len(results_of(task, tmp_path)["seconds"]) == 2
 
 
 def test_a_run_without_time_stops_before_its_first_picture(tasks, tmp_path):
-    assert run_tasks(tasks, 4, 4, tmp_path, minutes=0.0, quiet=True) == 0
+    assert run_tasks(tasks, tmp_path, minutes=0.0, quiet=True) == 0
 
 
-def chunk(task, numbers, work):
-    """Made and measured by themselves, whatever is in the work folder."""
-    bases = load_bases(task.base, task.bench, numbers, work)
-    made = make(task, bases, work)
-    return made | measure(task, bases, torch.from_numpy(made["latent"]), work)
+def test_a_picture_does_not_depend_on_its_batch_and_every_picture_has_its_own_noise(tasks, work):
+    task = task_named(tasks, "Fast")
+    stored, alone = pictures_of(task, [3], work), finish(task, [3], make(task, [3], work)["pixels"], work)
+    assert int(np.abs(alone.astype(int) - stored).max()) <= 1
+    np.testing.assert_allclose(measure(task, [3], alone, work)["psnr"], results_of(task, work)["psnr"][3:], atol=0.02)
+    other = finish(task, [3], make(replace(task, seed=2), [3], work)["pixels"], work)
+    assert int(np.abs(other.astype(int) - stored).max()) > 8
+    assert replace(task, seed=2).key != task.key
 
 
-def test_a_picture_does_not_depend_on_its_batch(tasks, work):
-    for name in ("APT", "DemoFusion as published"):
-        task = next(task for task in tasks if task.setting.name == name and task.base == "encoded")
-        stored, alone = results_of(task, work), chunk(task, [3], work)
-        for value in ("agreement", "structure", "seams", "spectrum", "monotonicity", "windows", "curve"):
-            np.testing.assert_allclose(alone[value][0], stored[value][3], atol=2e-3, rtol=2e-3)
-        assert not np.allclose(stored["agreement"][2], stored["agreement"][3])
-
-
-def test_another_seed_makes_another_picture(tasks, work):
-    task = next(task for task in tasks if task.setting.name == "APT" and task.base == "encoded")
-    other = replace(task, seed=2)
-    assert other.key != task.key
-    assert not np.allclose(chunk(other, [0], work)["agreement"], results_of(task, work)["agreement"][:1], atol=1e-3)
-
-
-def test_the_measured_exponent_runs_one_picture_at_a_time(bench, tasks, work, tmp_path):
-    task = Task(Setting("auto", "gamma", replace(SHORT, gamma="auto")), 2, "encoded", bench, 1)
-    assert run_tasks([task], 2, 8, tmp_path, quiet=True) == 2
-    assert len(results_of(task, tmp_path)["agreement"]) == 2
+def test_pictures_are_the_command_line_s_own_and_a_colour_fix_needs_no_second_run(tasks, work, tmp_path, monkeypatch):
+    task = task_named(tasks, "Fast", "photographs")
+    model, job = model_of(task.bench), job_of(task, 1)
+    assert job.options.colour_fix > 0
+    source = from_picture(model, to_picture(true_pictures("photographs", [1], PIXELS, work)[0]))
+    picture = show(model, source, run_job(model, source, job, quiet=True).latent, job.scale, job.options.colour_fix)
+    assert int(np.abs(np.asarray(picture).astype(int) - pictures_of(task, [1], work)[0]).max()) <= 1
+    monkeypatch.setattr("bench.quality.runner.make", lambda *args: pytest.fail("made anew"))
+    plain = replace(task, setting=replace(task.setting, options=replace(task.setting.options, colour_fix=0.0)))
+    assert run_tasks([plain], work, quiet=True) == 4
+    assert results_of(plain, work)["agreement"].mean() < results_of(task, work)["agreement"].mean()
 
 
 def test_evaluations_are_those_of_the_plan(tasks, work):
     for task in tasks:
         assert set(results_of(task, work)["evaluations"]) == {evaluations(task)}
-    whole = next(task for task in tasks if task.setting.how == "whole")
-    assert evaluations(whole) == 2 * 4  # two of three steps, each as large as four windows
-
-
-def test_guidance_counts_in_the_progress_and_not_in_the_evaluations(bench, tmp_path):
-    task = Task(Setting("guided", "guidance", SHORT, guidance=1.5), 2, "encoded", bench, 1)
+    assert evaluations(task_named(tasks, "Fast")) == 2 * 9
     told = []
-    assert run_chunk(task, [0, 1], tmp_path, told.append) == 2
-    assert sum(told) == 2 * 2 * evaluations(task) == 2 * 2 * results_of(task, tmp_path)["evaluations"][0]
+    run_chunk(replace(task_named(tasks, "Fast"), seed=3), [0, 1], work, told.append)
+    assert told == [18, 18]
 
 
-def test_the_network_s_passes_are_counted_where_guidance_is_left_out_below_a_level(bench, tmp_path):
-    sigmas = plan_of(Task(Setting("guided", "guidance", SHORT, guidance=1.5), 2, "encoded", bench, 1)).sigmas
-    between = float(sigmas[-2] * 1.01)  # only the last step's noise is below it
-    passes = {}
-    for above in (0.0, between, 100.0):
-        task = Task(Setting("guided", "guidance", SHORT, guidance=1.5, guided_above=above), 2, "encoded", bench, 1)
-        run_chunk(task, [0], tmp_path)
-        found = results_of(task, tmp_path)
-        passes[above] = int(found["passes"][0])
-        assert found["evaluations"][0] == evaluations(task)
-    assert passes[0.0] == 2 * evaluations(task)
-    assert passes[100.0] == evaluations(task)
-    assert passes[100.0] < passes[between] < passes[0.0]
+def test_results_have_every_row_but_the_truth_and_survive_the_file(results, tasks, tmp_path):
+    assert {(row["name"], row["kind"]) for row in results["rows"]} == {(s.name, kind) for s in ROWS if s.how != "truth" for kind in ("scenes", "photographs")}
+    assert results["missing"] == []
+    path = tmp_path / "docs" / "quality.json"
+    write(results, path)
+    assert read(path) == json.loads(json.dumps(results))
+    lines = [line for line in path.read_text().splitlines() if line.startswith('{"group"')]
+    assert len(lines) == len(results["rows"])
+    assert max(map(len, lines)) < 1500
+    assert set(row_named(results, "Fast")["values"]) | {"kernel"} == set(MEASURES)
+    assert row_named(results, "the same again")["values"]["psnr"] == row_named(results, "Fast")["values"]["psnr"][:2]
 
 
-def test_the_summary_has_every_row_with_intervals_and_verdicts(summary):
-    assert {(row["name"], row["base"]) for row in summary["rows"]} == {(s.name, b) for s in ROWS for b in ("encoded", "generated")} - {
-        ("truth, autoencoded", "generated"),
-        ("truth, as rendered", "generated"),
-    }
-    assert summary["missing"] == []
-    assert json.loads(json.dumps(summary)) == summary
-    row = row_named(summary, "APT")
-    assert set(row["measures"]) == set(row["against"]["differences"]) == set(MEASURES)
-    for name, value in row["measures"].items():
-        assert value["low"] <= value["high"], name
-    assert {d["verdict"] for d in row["against"]["differences"].values()} <= {"better", "worse", "not told apart"}
-    assert [len(part["steps"]) for part in row["curve"]] == [2]
-    assert "against" not in row_named(summary, "DemoFusion as published")
-    assert row_named(summary, "the same again")["measures"] == row["measures"]
+def test_what_is_missing_is_said(tasks, work):
+    more = collect([replace(task, count=8) for task in tasks], work)
+    assert {what["name"]: what["pictures"] for what in more["missing"]}.items() >= {"Fast": 4, "Lanczos": 4, "matched": 2}.items()
+    assert len(more["missing"]) == 2 * (len(ROWS) - 1)
 
 
-def test_a_row_s_own_question_is_answered_by_paired_differences(summary, tasks, work):
-    beside = row_named(summary, "plain")["beside"]
-    assert (beside["name"], beside["pictures"]) == ("APT", 4)
-    per_picture = [
-        results_of(next(task for task in tasks if task.setting.name == name and task.base == "encoded"), work)["agreement"] for name in ("plain", "APT")
-    ]
-    assert beside["differences"]["agreement"]["mean"] == pytest.approx(float((per_picture[0] - per_picture[1]).mean()), abs=1e-4)
-    assert "beside" not in row_named(summary, "APT")
-    assert "| plain | APT | 4 |" in page({**summary, "bars": []}, [])
+def test_the_baselines_measure_what_they_are(results, tasks, work):
+    truth = results_of(task_named(tasks, "truth"), work)
+    assert float(truth["psnr"].min()) > 120
+    assert float(np.abs(truth["above"]).max()) < 1e-6
+    for kind in ("scenes", "photographs"):
+        lanczos, again, coded = (row_named(results, name, kind) for name in ("Lanczos", "Lanczos, autoencoded", "truth, autoencoded"))
+        assert mean_of(lanczos, "above").mean < -0.5
+        assert mean_of(lanczos, "agreement").mean > 30
+        assert mean_of(lanczos, "kernel").mean > mean_of(coded, "kernel").mean
+        assert mean_of(coded, "edges").mean > mean_of(again, "edges").mean
+        assert mean_of(coded, "psnr").mean > mean_of(again, "psnr").mean
 
 
-def test_the_truth_scores_as_the_truth(summary):
-    truth, bicubic = row_named(summary, "truth, autoencoded")["measures"], row_named(summary, "bicubic latent")["measures"]
-    for name in ("spectrum_below", "spectrum_above", "repetition", "monotonicity"):
-        assert truth[name]["mean"] == 0
-    assert row_named(summary, "truth, as rendered")["measures"]["structure"]["mean"] == pytest.approx(1)
-    assert bicubic["spectrum_above"]["mean"] < -0.1
-    assert bicubic["monotonicity"]["mean"] > 0.2
-    against = row_named(summary, "truth, autoencoded")["against"]["differences"]
-    assert against["spectrum_above"]["mean"] < 0
+def test_pictures_can_be_looked_at(tasks, work):
+    shown = pictures_of(task_named(tasks, "truth", "photographs"), range(4), work)
+    assert shown.shape == (4, 2 * PIXELS, 2 * PIXELS, 3)
+    true = true_pictures("photographs", range(4), 2 * PIXELS, work)
+    assert np.array_equal(shown, ((true + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
 
 
-def test_the_kernel_distance_finds_the_enlarged_latent_far_from_the_truth(bench, work, tmp_path):
-    (tmp_path / "renders").symlink_to(work / "renders")  # half of them are there already
-    tasks = make_tasks(BASELINES, [bench], [2], ["encoded"], [1])
-    assert run_tasks(tasks, 8, 8, tmp_path, quiet=True) == 8 * 4
-    summary = summarise(tasks, 8, tmp_path)
-    truth, bicubic = row_named(summary, "truth, autoencoded")["measures"], row_named(summary, "bicubic latent")["measures"]
-    for name in ("kernel_windows", "kernel_whole"):
-        assert truth[name]["mean"] == 0
-        assert bicubic[name]["low"] > 0
+def test_a_comparison_is_paired_and_says_which_is_better(results):
+    fast, lanczos = row_named(results, "Fast"), row_named(results, "Lanczos")
+    found, _ = compare(fast, lanczos, "psnr")
+    assert found.mean == pytest.approx(np.mean(np.array(fast["values"]["psnr"]) - lanczos["values"]["psnr"]))
+    assert found.low <= found.mean <= found.high
+    assert compare(fast, fast, "edges") == ((0, 0, 0), "not told apart")
+    worse = {**fast, "values": {**fast["values"], "psnr": [v - 1 for v in fast["values"]["psnr"]], "seams": [3.0] * 4}}
+    assert compare(worse, fast, "psnr")[1] == "worse"
+    assert compare(fast, worse, "psnr")[1] == "better"
+    assert compare(worse, fast, "seams")[1] == "worse"
+    few = row_named(results, "DemoFusion as published")
+    assert shared(few, lanczos) == 2
+    assert ratio(few, lanczos, "kernel") == pytest.approx(np.mean(few["kernel"]["2"]) / np.mean(lanczos["kernel"]["2"]))
 
 
-def test_what_is_missing_is_said_and_a_bar_that_is_not_measured_is_missed(summary, tasks, work):
-    assert {entry["pictures"] for entry in summarise(tasks, 5, work)["missing"]} == {4}
-    found = check_bars(summary)
-    assert [bar["found"] for bar in found if "kernel distance" in bar["bar"]] == ["not measured"] * len(BARS)
-    assert not any(bar["met"] for bar in found if "kernel distance" in bar["bar"])
+def test_the_kernel_distance_s_interval_is_twice_as_wide_as_that_of_its_parts():
+    parts = [1.0, 2.0, 3.0, 5.0]
+    row = {"kind": "photographs", "values": {"psnr": parts}, "kernel": {"4": parts}}
+    kernel, plain = mean_of(row, "kernel"), mean_of(row, "psnr")
+    assert kernel.mean == plain.mean == 2.75
+    assert kernel.high - kernel.low == pytest.approx(2 * (plain.high - plain.low))
 
 
-def measured(name, verdict, pictures=4):
-    difference = {"kernel_windows": {"mean": -1.0, "low": -2.0, "high": -0.5, "verdict": verdict}}
-    row = {"group": "presets", "name": name, "scale": 4, "base": "encoded", "model": "m", "seed": 1, "pictures": pictures}
-    return row | {"against": {"pictures": pictures, "differences": difference}}
+def found(**changes):
+    return {"edges": EDGES, "loss": LOSS, "kernel": KERNEL, "missing": MISSING - 0.01, "agreement": 30.0, **changes}
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict", "pictures", "met"),
+    ("changes", "kind", "detailed", "missed"),
     [
-        ("Quality", "better", 4, True),
-        ("Quality", "not told apart", 4, False),
-        ("Quality", "better", 3, False),
-        ("Balanced", "not told apart", 4, True),
-        ("Balanced", "worse", 4, False),
-        ("Fast", "worse", 4, True),
-        ("Fast", "worse", 3, False),
+        ({}, "photographs", True, 0),
+        ({"edges": 0.79}, "scenes", False, 1),
+        ({"loss": 2.01}, "scenes", False, 1),
+        ({"kernel": 0.61, "missing": 0.4}, "scenes", False, 0),
+        ({"kernel": 0.61, "missing": 0.4}, "scenes", True, 2),
+        ({"agreement": 29.9}, "photographs", False, 1),
+        ({"agreement": 29.9}, "scenes", False, 0),
+        ({"kernel": float("nan"), "missing": float("nan"), "edges": float("nan")}, "scenes", True, 3),
     ],
 )
-def test_bars_on_quality(name, verdict, pictures, met):
-    summary = {"rows": [measured(name, verdict, pictures)], "models": [{"sha256": "m"}], "seeds": [1], "count": 4}
-    (bar,) = [bar for bar in check_bars(summary) if "kernel" in bar["bar"] and bar["bar"].startswith(name)]
-    assert bar["met"] is met
+def test_bars_are_met_at_their_value_and_missed_beyond_it(changes, kind, detailed, missed):
+    assert sum(not check.met for check in misses(found(**changes), kind, detailed)) == missed
 
 
-def test_bars_hold_for_the_first_model_and_seed_and_for_what_else_was_run_in_full_at_their_scale():
-    worse = measured("Quality", "worse")
-    rows = [measured("Quality", "better"), worse | {"seed": 2}, worse | {"model": "n", "scale": 2}, worse | {"model": "n", "seed": 2, "pictures": 3}]
-    summary = {"rows": rows, "models": [{"sha256": "m"}, {"sha256": "n"}], "seeds": [1, 2], "count": 4}
-    found = {bar["bar"].split("bases, ")[1].split(":")[0]: bar["met"] for bar in check_bars(summary) if bar["bar"].startswith("Quality, kernel")}
-    assert found == {"model m, seed 1": True, "model m, seed 2": False}
+def test_what_is_not_measured_in_full_misses_its_bars(results):
+    checks = check_bars(results)
+    assert [check.met for check in checks[: len(SHARES)]] == [
+        float(check.found.split(", ")[1][:-1]) <= 100 * share for check, share in zip(checks, SHARES.values(), strict=False)
+    ]
+    assert not any(check.met for check in checks if "4x" in check.bar)
+    assert {check.bar.split(":")[0] for check in checks if "2x" in check.bar and check.found.endswith("of 4")} == {
+        f"{name}, 2x, {kind}" for name in ("Balanced", "Quality") for kind in ("scenes", "photographs")
+    }
+    fast = [check for check in checks if check.bar.startswith("Fast, 2x")]
+    assert len(fast) == 2 + 3
+    cut = {**results, "rows": [row if row["name"] != "Fast" else {**row, "values": {n: v[:3] for n, v in row["values"].items()}} for row in results["rows"]]}
+    assert [check.met for check in check_bars(cut) if check.bar.startswith("Fast, 2x")] == [False, False]
+
+
+def test_the_page_and_the_fronts_hold_what_the_file_holds(results, tmp_path, monkeypatch):
+    path = tmp_path / "quality.json"
+    monkeypatch.setattr("bench.quality.page.groups", lambda: {"matching": list(ROWS[-2:])})
+    write(results, path)
+    write_page(path)
+    text, plot = path.with_suffix(".md").read_text(), (tmp_path / "quality-front-2x.svg").read_text()
+    assert "![quality-front-2x.svg](quality-front-2x.svg)" in text
+    assert "| the same again | matched | 2 |" in text
+    assert f"{mean_of(row_named(results, 'Fast'), 'psnr').mean:.2f}" in text
+    assert "DemoFusion as published" in plot
+    model = results["models"][0]["sha256"]
+    assert plot == draw_front(results, 2, model)
+    line = next(line for line in front_table(results, 2, model).splitlines() if "| Fast |" in line)
+    both = [row_named(results, "Fast", kind) for kind in ("scenes", "photographs")]
+    assert " / ".join(f"{mean_of(row, 'edges').mean:.3f}" for row in both) in line
+    front = next(line for line in front_table(results, 2, model).splitlines() if "| Lanczos |" in line)
+    assert "+0.00 / +0.00" in front.replace("-0.00", "+0.00")
+    assert "| 1.00 / 1.00 | 1.00 / 1.00 |" in front
+    assert "Not measured yet" not in text
+    assert "Not measured yet" in page({**results, "missing": [{"group": "g", "name": "n", "scale": 2, "kind": "scenes", "pictures": 1}]}, [])
 
 
 def test_the_grid_has_every_group_once_and_no_name_twice():
@@ -248,33 +264,60 @@ def test_the_grid_has_every_group_once_and_no_name_twice():
     with pytest.raises(ValueError, match="'nonsense' does not exist"):
         all_settings(("nonsense",))
     for setting in rows:
-        reference = reference_of(setting)
-        assert any((s.group, s.name) == (reference.group, "DemoFusion as published") and s.options == reference.options for s in rows)
         beside = [other for other in rows if (other.group, other.name) == (setting.group, setting.beside)]
         assert len(beside) == bool(setting.beside)
         assert all(set(setting.scales) <= set(other.scales) for other in beside)
+    names = {setting.name for setting in rows}
+    assert names >= {
+        "Lanczos",
+        "Lanczos, autoencoded",
+        "truth, autoencoded",
+        "DemoFusion as published",
+        "AccDiffusion as published",
+        *(set(PRESETS) - {"Published"}),
+    }
 
 
 def test_a_key_is_made_of_what_changes_the_picture():
     def key(options, **given):
-        return key_of(Setting("a", "b", options, **given), 2, "encoded", "m", 1)
+        return key_of(Setting("a", "b", options, **given), 2, "scenes", "world", "m", 1)
 
-    assert key(Options()) == key(Options(window_batch=3)) == key(Options(reanchor="on")) == key(Options(blur=1)) == key(Options(words=0.0))
+    same = [Options(), Options(window_batch=3), Options(reanchor="on"), Options(blur=1.0), Options(words=0.0), Options(hold_until=1.0)]
+    assert len({key(options) for options in same}) == 1
+    windows = Options(method="multidiffusion")
+    assert key(windows) == key(replace(windows, dilated=2.0, skip_residual=False)) != key(Options())
     others = {
-        key(Options(), guidance=1.5, guided_above=1.0),
         key(Options(tolerance=0.0)),
-        key(Options(), sampler="dpmpp_2m"),
-        key(Options(), how="whole"),
+        key(Options(upscaler="latent")),
+        key(Options(hold=1.0)),
+        key(Options(hold=1.0, hold_until=1.0)),
+        key(Options(skip_residual=False)),
+        key(Options(colour_fix=1.0)),
+        key(Options(), sampler="euler"),
         key(Options(), guidance=1.5),
+        key(Options(), how="truth"),
     }
-    assert len(others | {key(Options()), key(Options(matching=0.0))}) == 7
+    assert len(others | {key(Options()), key(Options(matching=0.0))}) == 11
 
 
-def test_pictures_are_the_same_for_every_count_and_balanced_over_the_styles(bench, tmp_path):
-    few, many = load_bases("encoded", bench, range(2), tmp_path), load_bases("encoded", bench, range(4), tmp_path)
-    torch.testing.assert_close(few.latent, many.latent[:2], atol=1e-5, rtol=0)
-    assert many.style.tolist() == [0, 1, 2, 3]
-    assert not torch.equal(true_pictures("encoded", [0], 64, tmp_path), true_pictures("reference", [0], 64, tmp_path))
+def test_the_input_is_the_shrunk_truth_and_the_first_pictures_are_the_same_for_every_count(tmp_path):
+    for kind in ("scenes", "photographs"):
+        large, small = (true_pictures(kind, range(4), side, tmp_path) for side in (LARGEST, PIXELS))
+        shrunk = torch.nn.functional.interpolate(large, size=PIXELS, mode="area")
+        assert float((shrunk - small).abs().max()) <= 1 / 255 + 1e-6
+        assert torch.equal(true_pictures(kind, [2], PIXELS, tmp_path)[0], small[2])
+    assert not torch.equal(true_pictures("scenes", [0], 64, tmp_path), true_pictures("reference", [0], 64, tmp_path))
+
+
+def test_every_photograph_is_there_large_enough_and_attributed():
+    files = {path.stem for path in PHOTO_FOLDER.glob("*.webp")}
+    assert set(PHOTOGRAPHS) == files
+    assert len(PHOTOGRAPHS) == len(files)
+    assert true_pictures("photographs", range(len(files)), LARGEST, Path()).shape == (len(files), 3, LARGEST, LARGEST)
+    rows = re.findall(
+        r"^\| (\w+)\.webp \| [^|]+ \| [^|]+ \| (public domain|CC0 1\.0|CC BY 4\.0) \| [^|]+ \|", (PHOTO_FOLDER / "README.md").read_text(), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == files
 
 
 def test_what_was_kept_is_not_made_again(tmp_path):
@@ -297,17 +340,52 @@ def test_results_grow_and_a_kill_while_writing_leaves_the_old_ones(tmp_path):
 
 
 def test_resamples_begin_with_the_sample_and_are_repeatable():
-    weights = resamples(32)
-    assert {tuple(w) for w in weights.reshape(-1, 8, 4).sum(1).tolist()} == {(8, 8, 8, 8)}
-    assert weights[0].tolist() == [1] * 32
-    assert set(weights.sum(1).tolist()) == {32}
+    weights = resamples("scenes", 16)
+    assert {tuple(w) for w in weights.reshape(-1, 4, 4).sum(1).tolist()} == {(4, 4, 4, 4)}
+    assert weights[0].tolist() == [1] * 16
     assert float(weights[1:].mean()) == pytest.approx(1)
-    assert len({tuple(w) for w in weights.tolist()}) == 1001
+    loose = resamples("photographs", 16)
+    assert set(loose.sum(1).tolist()) == {16}
+    assert len({tuple(w) for w in loose.reshape(-1, 4, 4).sum(1).tolist()}) > 100
 
 
-def test_the_command_writes_the_summary_and_fails_on_missed_bars(work, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bench.quality.settings.groups", lambda: {"baselines": list(BASELINES), "methods": [REFERENCE]})
+def test_the_command_writes_the_results_and_fails_on_missed_bars(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.quality.settings.groups", lambda: {"baselines": list(BASELINES), "published": [ROWS[5]]})
     out = tmp_path / "docs" / "quality.json"
-    assert quality.main(["--work", str(work), "--out", str(out), "--count", "4", "--scales", "2", "--bases", "encoded"]) == 1
-    assert len(json.loads(out.read_text())["rows"]) == 4
-    assert "MISSED Quality, kernel distance" in capsys.readouterr().out
+    assert quality.main(["--work", str(work), "--out", str(out), "--few", "4", "--full", "4", "--scales", "2"]) == 1
+    assert len(read(out)["rows"]) == 2 * 4
+    assert "MISSED Quality, 2x, photographs: every bar: measured on 0 pictures of 4" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        quality.main(["--few", "3"])
+    assert "--few 3 is no multiple of 4 up to 16" in capsys.readouterr().err
+
+
+def test_a_sheet_shows_each_picture_whole_and_its_busiest_part(tmp_path, monkeypatch, tasks, work, capsys):
+    """The part is cut at the same place in every column, pixel by pixel."""
+    rng = np.random.default_rng(1)
+    true = np.full((LARGEST, LARGEST, 3), 90, np.uint8)
+    true[96:224, 120:248] = rng.integers(0, 255, (128, 128, 3))
+    other = 255 - true
+    sheet = np.asarray(make_sheet({"Lanczos": [Image.fromarray(other)] * 2, "truth": [Image.fromarray(true)] * 2}))
+    inside = slice(22 + 128 + 2, 22 + 128 + 2 + 128)
+    crops = sheet[inside, 6:134], sheet[inside, 140:268]
+    assert np.array_equal(crops[0], 255 - crops[1])
+    y, x = next((y, x) for y in range(80, 129) for x in range(80, 129) if np.array_equal(true[y : y + 128, x : x + 128], crops[1]))
+    assert abs(y - 96) + abs(x - 120) < 8
+    monkeypatch.setattr(sheets, "SCALE", 2)
+    monkeypatch.setattr(sheets, "CELL", 64)
+    monkeypatch.setattr(sheets, "LARGEST", 2 * PIXELS)
+    monkeypatch.setattr(sheets, "COLUMNS", ("Lanczos", "Fast"))
+    monkeypatch.setattr(sheets, "NUMBERS", {"scenes": range(2), "photographs": range(1, 2)})
+    monkeypatch.setattr(sheets, "all_settings", lambda: list(ROWS))
+    assert sheets.main(["--work", str(work), "--out", str(tmp_path / "new")]) == 0
+    assert Image.open(tmp_path / "new" / "sheet-scenes.png").size == (6 + 4 * 70, 22 + 2 * 140)
+
+
+def test_another_task_of_the_same_pictures_is_another_key(bench, tasks):
+    task = task_named(tasks, "Fast")
+    keys = {replace(task, **change).key for change in ({}, {"scale": 4}, {"kind": "photographs"}, {"seed": 2}, {"bench": replace(bench, sha256="x")})}
+    assert len(keys) == 5
+    assert replace(task, count=8).key == task.key
+    lanczos = Task(BASELINES[0], 2, "scenes", bench, 4)
+    assert replace(lanczos, seed=2, bench=replace(bench, sha256="x")).key == lanczos.key

@@ -8,19 +8,17 @@ then writes one summary of everything.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from apt_ext.demo.model import WEIGHTS
-from apt_ext.demo.pictures import write_whole
 from bench.quality.bars import check_bars
-from bench.quality.page import write
-from bench.quality.pictures import open_model
+from bench.quality.page import write_page
+from bench.quality.pictures import PHOTOGRAPHS, SETS, open_model
+from bench.quality.results import collect, write
 from bench.quality.runner import make_tasks, run_tasks
 from bench.quality.settings import all_settings, groups
-from bench.quality.summary import summarise
 from bench.quality.tasks import Task
 
 __all__ = ["main"]
@@ -33,19 +31,21 @@ def _numbers(text: str) -> list[int]:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description="The quality benchmark; see docs/bench.")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for what is made, which a later run continues")
-    parser.add_argument("--out", type=Path, default=Path("docs/bench/quality.json"), help="the summary")
-    parser.add_argument("--count", type=int, default=64, help="pictures per setting, spread evenly over the styles")
-    parser.add_argument("--batch", type=int, default=8, help="pictures that are made at once")
-    parser.add_argument("--scales", type=_numbers, default=[2, 3, 4], help="linear factors, such as 2,4")
-    parser.add_argument("--groups", default="", help=f"some of: {','.join(groups())}; all when left out. The summary is always of all")
-    parser.add_argument("--bases", default="encoded,generated", help="encoded scenes, whose truth is known, and pictures that the model generated")
-    parser.add_argument("--seeds", type=_numbers, default=[1], help="seeds of the noise, such as 1,2,3")
+    parser.add_argument("--out", type=Path, default=Path("docs/bench/quality.json"), help="the results; page and plots are written beside it")
+    parser.add_argument("--few", type=int, default=8, help="scenes and photographs for settings that explore")
+    parser.add_argument("--full", type=int, default=16, help="scenes and photographs for presets and baselines")
+    parser.add_argument("--scales", type=_numbers, default=[4, 2], help="linear factors, such as 2,4")
+    parser.add_argument("--sets", default=",".join(SETS), help=f"some of: {','.join(SETS)}")
+    parser.add_argument("--groups", default="", help=f"some of: {','.join(groups())}; all when left out. The results are always of all")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise")
     parser.add_argument("--weights", type=Path, action="append", help="a model's weights; may be given several times")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop cleanly after this time")
     parser.add_argument("--only-summary", action="store_true", help="run nothing")
     args = parser.parse_args(argv)
-    if args.count < 4 or args.count % 4:
-        parser.error(f"--count {args.count} does not spread evenly over the 4 styles; use a multiple of 4")
+    most = len(PHOTOGRAPHS)
+    for name in ("few", "full"):
+        if not 2 <= getattr(args, name) <= most or getattr(args, name) % 4:
+            parser.error(f"--{name} {getattr(args, name)} is no multiple of 4 up to {most}, which the styles and the photographs allow; use {most}")
     return args
 
 
@@ -55,19 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     benches = [open_model(path) for path in args.weights or [WEIGHTS]]
 
     def tasks(names: str) -> list[Task]:
-        return make_tasks(all_settings(tuple(filter(None, names.split(",")))), benches, args.scales, args.bases.split(","), args.seeds)
+        settings = all_settings(tuple(filter(None, names.split(","))))
+        return make_tasks(settings, benches, args.scales, args.sets.split(","), args.few, args.full, args.seed)
 
     if not args.only_summary:
-        run_tasks(tasks(args.groups), args.count, args.batch, args.work, args.minutes)
-    summary = summarise(tasks(""), args.count, args.work)
-    summary["bars"] = check_bars(summary)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out, (json.dumps(summary, indent=1) + "\n").encode())
-    write(args.out)
-    print(f"{args.out}: {len(summary['rows'])} rows; {len(summary['missing'])} missing or with fewer than {args.count} pictures")
-    for bar in summary["bars"]:
-        print(f"{'met   ' if bar['met'] else 'MISSED'} {bar['bar']}: {bar['found']}")
-    return 0 if all(bar["met"] for bar in summary["bars"]) else 1
+        run_tasks(tasks(args.groups), args.work, minutes=args.minutes)
+    results = collect(tasks(""), args.work)
+    write(results, args.out)
+    write_page(args.out)
+    print(f"{args.out}: {len(results['rows'])} rows; {len(results['missing'])} missing or with fewer pictures than planned")
+    checks = check_bars(results)
+    for check in checks:
+        print(f"{'met   ' if check.met else 'MISSED'} {check.bar}: {check.found}")
+    return 0 if all(check.met for check in checks) else 1
 
 
 if __name__ == "__main__":

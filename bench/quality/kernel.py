@@ -1,8 +1,8 @@
 """The kernel distance: how far a set of pictures is from a set of true ones, by the features of a fixed random network.
 
 After the Kernel Inception Distance (Binkowski et al., "Demystifying MMD GANs", ICLR 2018), with two differences. The features are
-a random convolutional network's, which needs no download and knows no photographs. And the unit of sampling is a picture, not a
-window: windows of one picture resemble each other, so pairs within a picture count neither in the estimate nor in its bootstrap.
+a random convolutional network's, which needs no download and favours no kind of picture. And the unit of sampling is a picture, not a
+window: windows of one picture resemble each other, so pairs within a picture do not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["features", "kernel_distance", "kernel_pairs", "whitening"]
+__all__ = ["features", "kernel_parts", "whitening"]
 
 NETWORK_SEED = 20250721
 COMPONENTS = 32
@@ -73,36 +73,23 @@ def _between(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([((one @ flat.T / flat.shape[1] + 1) ** 3).reshape(-1, len(y), y.shape[1]).mean((0, 2)) for one in x])
 
 
-def kernel_pairs(x: Tensor, true: Tensor, whiten: Callable[[Tensor], Tensor]) -> Tensor:
-    """What each two pictures add to the distance, from which `kernel_distance` takes any resample of them.
+def kernel_parts(x: Tensor, true: Tensor, whiten: Callable[[Tensor], Tensor]) -> Tensor:
+    """What each picture adds to the distance; their mean is the unbiased MMD^2 x 100 between results and truths.
+
+    A result is never compared with its own truth, nor a picture with itself, so that a scene's content, which both share, favours nobody; over pairs
+    of scenes it cancels, where two separate samples of scenes would differ by it.
 
     Args:
-        x: (n, k, F) features of k windows of each of n results. `true`: (n, l, F) of a true picture for each: that of the same scene,
-            where there is one, and else another one's.
-        whiten: see `whitening`; fitted to neither of them.
+        x: (n, k, F) features of k windows of each of n results. `true`: (n, l, F) of the true picture of each.
+        whiten: see `whitening`.
 
     Returns:
-        (n, n), symmetric: how much alike two results and the two truths are, less how much alike each result is to the other's truth.
-        A result is never compared with its own truth, so that a scene's content, which both share, favours nobody; over pairs of scenes
-        it cancels, where two separate samples of scenes would differ by it.
-    """
-    x, y = whiten(x), whiten(true)
-    cross = _between(x, y)
-    return _between(x, x) + _between(y, y) - cross - cross.T
-
-
-def kernel_distance(pairs: Tensor, weights: Tensor) -> Tensor:
-    """Unbiased MMD^2 x 100 of resamples of the pictures, with their truths.
-
-    Args:
-        pairs: (n, n), see `kernel_pairs`.
-        weights: (R, n) how often each picture is in each resample; ones for the sample itself.
-
-    Returns:
-        (R,), the mean over two different pictures. Pairs of a picture with itself are left out, also where a resample holds it several times.
+        (n,). As each pair stands in two pictures' parts, a resample of the parts strays half as far from their mean as the distance does from its
+        expectation, to first order (Hoeffding's projection of a U-statistic of degree 2).
 
     Source: the U-statistic of Gretton et al., "A kernel two-sample test", JMLR 2012, lemma 6, whose two samples may come in pairs.
     """
-    w = weights.double()
-    total = ((w @ pairs) * w).sum(1) - w.square() @ pairs.diagonal()
-    return 100 * total / (w.sum(1).square() - w.square().sum(1))
+    x, y = whiten(x), whiten(true)
+    cross = _between(x, y)
+    pairs = _between(x, x) + _between(y, y) - cross - cross.T
+    return 100 * (pairs.sum(1) - pairs.diagonal()) / (len(pairs) - 1)

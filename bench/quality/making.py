@@ -1,116 +1,79 @@
-"""Making: a task's large latents, each picture with noise of its own, so that it does not depend on its batch."""
+"""Making: a task's large pictures, each by the very code that the command line runs."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from apt_ext.core.evaluations import evaluations_per_step
-from apt_ext.core.phases import Phase
-from apt_ext.core.upscale import PhaseReport, PhaseStart, enlarge, upscale
-from apt_ext.demo.model import NATIVE
-from apt_ext.demo.samplers import make_sampler
-from bench.quality import measures
-from bench.quality.pictures import PIXELS, Bases, true_pictures
+from apt_ext.core.colour import fix_colour
+from apt_ext.demo.job import from_picture, run_job
+from apt_ext.demo.pictures import to_picture, to_tensor
+from bench.quality.pictures import PIXELS, model_of, true_pictures
 from bench.quality.store import Results
-from bench.quality.tasks import Task, area, passes, plan_of
+from bench.quality.tasks import Task, job_of
 
-__all__ = ["make"]
-
-
-def _noise(seed: int, numbers: Sequence[int], stream: int, shape: tuple[int, ...]) -> Tensor:
-    """Each picture's own noise, whatever the batch: (B, C, H, W)."""
-    generators = [torch.Generator().manual_seed(_stream_seed(seed, number, stream)) for number in numbers]
-    return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
+__all__ = ["finish", "lanczos", "make"]
 
 
-def _stream_seed(seed: int, number: int, stream: int) -> int:
-    """Even streams are a phase's starting noise, odd ones its sampler's."""
-    return (seed * 1_000_003 + number) * 4096 + stream
+def lanczos(picture: Tensor, side: int) -> Image.Image:
+    """A plain enlargement of (3, h, h) in -1..1."""
+    return to_picture(picture).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _sample(task: Task, bases: Bases, on_evaluations: Callable[[int], object]) -> Results:
-    """Run the method. `on_evaluations` is told the window evaluations done, over all pictures, guidance included."""
-    setting, model, plan = task.setting, task.bench.model, plan_of(task)
-    curve: list[Tensor] = []
-    curve_phase: list[int] = []
-    current, done = 0, 0
-    batch = len(bases.numbers)
-
-    def on_phase(phase: Phase, start: PhaseStart) -> None:
-        nonlocal current
-        current = phase.number
-
-    def on_step(info: dict[str, Any]) -> None:
-        curve.append(measures.monotonicity(info["denoised"], NATIVE[0]))
-        curve_phase.append(current)
-
-    def on_finished(report: PhaseReport) -> None:
-        nonlocal done
-        done += report.evaluations * area(plan.facts)
-
-    def on_views(views: int) -> None:
-        on_evaluations(views * batch * passes(task) * area(plan.facts))
-
-    rows = 0
-
-    def on_rows(network: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        nonlocal rows
-        rows += len(arguments[0])
-
-    started = time.perf_counter()
-    with model.unet.register_forward_pre_hook(on_rows):
-        latent = upscale(
-            model.denoiser(setting.guidance, setting.guided_above),
-            bases.latent,
-            bases.latent,
-            plan.phases,
-            setting.options,
-            plan.facts,
-            sampler=lambda number: make_sampler(setting.sampler, [_stream_seed(task.seed, n, 2 * number + 1) for n in bases.numbers]),
-            evaluations=evaluations_per_step(setting.sampler),
-            sigmas=plan.sigmas,
-            noise=lambda phase, shape: _noise(task.seed, bases.numbers, 2 * phase.number, shape),
-            seed=task.seed,
-            extra={"style": bases.style},
-            on_phase=on_phase,
-            on_step=on_step,
-            on_views=on_views,
-            on_finished=on_finished,
-        )
-    seconds = time.perf_counter() - started
-    # Where there is guidance, the network's passes are another number than the evaluations of windows.
-    guided = {} if setting.guidance == 1 else {"passes": np.full(batch, rows // batch * area(plan.facts))}
-    return {
-        **guided,
-        "latent": latent.float().numpy(),
-        "curve": torch.stack(curve, 1).float().numpy(),
-        "curve_phase": np.tile(curve_phase, (batch, 1)),
-        "seconds": np.full(batch, seconds / batch, np.float32),
-        "evaluations": np.full(batch, done),
-    }
+def _again(task: Task, image: Image.Image) -> Image.Image:
+    """What the autoencoder makes of a picture."""
+    model = model_of(task.bench)
+    return to_picture(model.decode(model.encode(to_tensor(image)))[0])
 
 
-def _look_up(task: Task, bases: Bases, work: Path) -> Results:
-    """A baseline, which takes no sampling: the enlarged base latent, or the encoded true picture."""
-    size, batch = (NATIVE[0] * task.scale, NATIVE[1] * task.scale), len(bases.numbers)
-    bicubic = task.setting.how == "bicubic"
-    latent = enlarge(bases.latent, size) if bicubic else task.bench.model.encode(true_pictures(task.base, bases.numbers, PIXELS * task.scale, work))
-    none = np.zeros((batch, 0), np.float32)
-    return {"latent": latent.numpy(), "curve": none, "curve_phase": none, "seconds": np.zeros(batch, np.float32), "evaluations": np.zeros(batch, np.int64)}
+def _look_up(task: Task, number: int, work: Path) -> Image.Image:
+    """A baseline, which takes no sampling."""
+    side = PIXELS * task.scale
+    large = lanczos(true_pictures(task.kind, [number], PIXELS, work)[0], side)
+    true = to_picture(true_pictures(task.kind, [number], side, work)[0])
+    return {"lanczos": lambda: large, "lanczos again": lambda: _again(task, large), "truth": lambda: true, "truth again": lambda: _again(task, true)}[
+        task.setting.how
+    ]()
 
 
-@torch.no_grad()
-def make(task: Task, bases: Bases, work: Path, on_evaluations: Callable[[int], object] = lambda count: None) -> Results:
-    """The large pictures' latents, what they cost, and the curve of the monotonicity of the denoised estimate over the steps of all phases.
+def _one(task: Task, number: int, work: Path) -> tuple[Tensor, float, int, float]:
+    """A picture (3, h, w), its seconds, its window evaluations, and the std of the last phase's clean latent over that of the base."""
+    if not task.sampled:
+        return to_tensor(_look_up(task, number, work))[0], 0.0, 0, 1.0
+    model, job = model_of(task.bench), job_of(task, number)
+    source = from_picture(model, to_picture(true_pictures(task.kind, [number], PIXELS, work)[0]))
+    outcome = run_job(model, source, job, quiet=True)
+    spread = outcome.phases[-1]["statistics_shift"]["matched"]["std"]
+    return model.decode(outcome.latent)[0].cpu(), outcome.seconds, sum(phase["window_evaluations"] for phase in outcome.phases), spread
+
+
+def make(task: Task, numbers: Sequence[int], work: Path, on_evaluations: Callable[[int], object] = lambda count: None) -> Results:
+    """The large pictures before their colours are fixed, and what they cost.
 
     Args:
-        on_evaluations: told the window evaluations done, over all pictures, guidance included.
+        on_evaluations: told the window evaluations of each finished picture.
+
+    Returns:
+        "pixels" (B, 3, h, w) in -1..1, in half precision, a sixteenth of a level of 8 bits, and per picture "seconds", "evaluations" and "spread".
     """
-    return _sample(task, bases, on_evaluations) if task.sampled else _look_up(task, bases, work)
+    pictures, rest = [], []
+    for number in numbers:
+        picture, *cost = _one(task, number, work)
+        pictures.append(picture.numpy().astype(np.float16))
+        rest.append(cost)
+        on_evaluations(int(cost[1]))
+    seconds, count, spread = zip(*rest, strict=True)
+    return {"pixels": np.stack(pictures), "seconds": np.array(seconds, np.float32), "evaluations": np.array(count), "spread": np.array(spread, np.float32)}
+
+
+def finish(task: Task, numbers: Sequence[int], pixels: NDArray[np.float16], work: Path) -> NDArray[np.uint8]:
+    """The finished pictures (B, h, w, 3), as the command line saves them: with the colours of the inputs where the setting says so."""
+    width = task.setting.options.colour_fix if task.sampled else 0.0
+    fixed = fix_colour(torch.from_numpy(pixels).float(), true_pictures(task.kind, numbers, PIXELS, work), width)
+    return np.stack([np.asarray(to_picture(picture)) for picture in fixed])

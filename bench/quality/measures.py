@@ -1,6 +1,6 @@
-"""Measures of pictures and latents, each a pure function that gives one value, or one row, per picture.
+"""Measures of pictures, each a pure function that gives one value, or one row, per picture.
 
-Pictures are (N, 3, h, w) RGB in -1..1, latents (N, C, h, w). The kernel distance between sets of pictures is in `bench.kernel`.
+Pictures are (N, 3, h, w) RGB in -1..1. The kernel distance between sets of pictures is in `bench.quality.kernel`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from apt_ext.core.statistics import statistics_shift
 from apt_ext.core.windows import Window
 
-__all__ = ["agreement", "cut", "log_spectrum", "luminance", "monotonicity", "repetition", "seams", "shift", "shrink", "structure"]
+__all__ = ["agreement", "cut", "dense", "log_spectrum", "luminance", "psnr", "seams", "shrink", "ssim", "structure"]
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -31,7 +31,12 @@ def shrink(pictures: Tensor, size: int) -> Tensor:
 
 def cut(x: Tensor, side: int) -> Tensor:
     """(N, C, h, w) -> (N, k, C, side, side): the disjoint square windows that fit into it, row by row."""
-    windows = x.unfold(2, side, side).unfold(3, side, side)
+    return dense(x, side, side)
+
+
+def dense(x: Tensor, side: int, stride: int) -> Tensor:
+    """(N, C, h, w) -> (N, k, C, side, side): all square windows at multiples of a stride, row by row."""
+    windows = x.unfold(2, side, stride).unfold(3, side, stride)
     return windows.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 
@@ -51,24 +56,23 @@ def log_spectrum(pictures: Tensor) -> Tensor:
     return (mean[:, 1 : side // 2 + 1] + 1e-12).log10()
 
 
-def shift(z: Tensor, base: Tensor) -> Tensor:
-    """(N, C, H, W), (N, C, h, w) -> (N, 3): `statistics_shift` of each picture's latent against its base: "mean", "std", "std_min"."""
-    return torch.tensor([list(statistics_shift(one[None], other[None]).values()) for one, other in zip(z, base, strict=True)])
-
-
-def monotonicity(z: Tensor, window: int) -> Tensor:
-    """Lag-one autocorrelation inside the native windows of a latent, over rows and columns, averaged over windows and channels: (N, C, H, W) -> (N,)."""
-    x = cut(z.double(), window)
-    x = x - x.mean((-1, -2), keepdim=True)
-    variance = x.square().mean((-1, -2)).clamp(min=1e-12)
-    across, down = (x[..., 1:] * x[..., :-1]).mean((-1, -2)), (x[..., 1:, :] * x[..., :-1, :]).mean((-1, -2))
-    return ((across + down) / (2 * variance)).mean((1, 2))
-
-
-def agreement(pictures: Tensor, base: Tensor) -> Tensor:
-    """PSNR in dB of the shrunk pictures against the base pictures (N, 3, h, h): (N,)."""
-    error = (shrink(pictures, base.shape[-1]) - base).square().mean((1, 2, 3))
+def psnr(pictures: Tensor, true: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB over all pixels and colours: (N,); equal pictures have 126 dB."""
+    error = (pictures.double() - true.double()).square().mean((1, 2, 3))
     return 10 * (4 / error.clamp(min=1e-12)).log10()
+
+
+def ssim(pictures: Tensor, true: Tensor) -> Tensor:
+    """Structural similarity (Wang et al., 2004: a Gaussian window of std 1.5), the mean over pixels and colours: (N,)."""
+    how = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    bright = [(x.double().numpy() + 1) / 2 for x in (pictures, true)]  # its term for brightness is meant for values from 0 on
+    found = [structural_similarity(x, y, **how) for x, y in zip(*bright, strict=True)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def agreement(pictures: Tensor, inputs: Tensor) -> Tensor:
+    """PSNR in dB of the shrunk pictures against their inputs (N, 3, h, h): (N,)."""
+    return psnr(shrink(pictures, inputs.shape[-1]), inputs)
 
 
 def seams(pictures: Tensor, windows: Sequence[Window], factor: int) -> Tensor:
@@ -107,19 +111,3 @@ def structure(pictures: Tensor, reference: Tensor, std: float) -> Tensor:
     x, y = (_edges(p, std).flatten(1).double() for p in (pictures, reference))
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     return (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)).clamp(min=1e-12)
-
-
-def repetition(pictures: Tensor, side: int, coarse: int = 16) -> Tensor:
-    """How much the windows of a picture repeat each other: (N, 3, h, w) -> (N,).
-
-    Each of the k disjoint windows of `side` pixels is shrunk to `coarse` pixels, and its largest normalised cross-correlation with any
-    other of them, over all circular shifts, is found; the mean over the windows is given. Two windows at least.
-    """
-    windows = cut(luminance(pictures)[:, None].double(), side)
-    n, k = windows.shape[:2]
-    x = shrink(windows.flatten(0, 1), coarse)[:, 0]
-    x = x - x.mean((1, 2), keepdim=True)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    spectrum = torch.fft.rfft2(x).reshape(n, k, coarse, -1)
-    best = torch.stack([torch.fft.irfft2(s[:, None] * s[None, :].conj(), s=(coarse, coarse)).amax((-1, -2)).fill_diagonal_(-1).amax(1) for s in spectrum])
-    return best.mean(1)

@@ -1,7 +1,7 @@
-"""What the benchmark upscales: scenes whose true large picture can be rendered, and pictures that the model made itself.
+"""What the benchmark enlarges: scenes and photographs whose true large picture is known.
 
-Picture number i has style i mod 4 and scene or seed i // 4, so the first n of them are the same for every count. What is slow to
-make is kept in the work folder.
+Scene number i has style i mod 4 and is scene i // 4 of it, photograph i is the i-th of `PHOTOGRAPHS`, so the first n of them are the same for every
+count. The truth at 4x is a picture of 256 pixels; at 2x, and for the input, it is shrunk by area means.
 """
 
 from __future__ import annotations
@@ -10,48 +10,58 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.job import Job, from_style
 from apt_ext.demo.model import NATIVE, LeavesModel, load_model
 from apt_ext.demo.world import STYLES, make_scene, render
 
-__all__ = ["KINDS", "PIXELS", "Bases", "BenchModel", "keep", "load_bases", "open_model", "strata", "style_and_scene", "true_pictures"]
+__all__ = ["LARGEST", "PHOTOGRAPHS", "PIXELS", "SETS", "BenchModel", "keep", "model_of", "open_model", "strata", "style_of", "true_pictures", "world_digest"]
 
-KINDS = ("encoded", "generated", "reference")
+SETS = ("scenes", "photographs")
 PIXELS = NATIVE[0] * FACTOR
-FIRST_SCENE = {"encoded": 500_000, "reference": 900_000}  # training draws its scenes elsewhere
+LARGEST = 4 * PIXELS
+FIRST_SCENE = {"scenes": 500_000, "reference": 900_000}  # training draws its scenes elsewhere
+PHOTO_FOLDER = Path(__file__).parents[1] / "photos"
+PHOTOGRAPHS = (
+    *("dog", "colosseum", "fig", "peaks", "cat", "petra", "brushes", "moose"),
+    *("dogs", "chenonceau", "dandelion", "stream", "duck", "hopper", "cow", "wine"),
+)
 
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model, the start of its file's SHA-256, and the file's name."""
+    """A weights file: its name, the start of its SHA-256, and where it is."""
 
-    model: LeavesModel
     name: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class Bases:
-    """`latent` (B, 4, 16, 16), `picture` (B, 3, 64, 64) decoded from it, `style` (B,) indices for the model, `numbers` of the pictures."""
-
-    kind: str
-    numbers: tuple[int, ...]
-    latent: Tensor
-    picture: Tensor
-    style: Tensor
+    path: Path
 
 
 def open_model(path: Path) -> BenchModel:
-    """Load a model's weights file."""
-    return BenchModel(load_model(path), path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    """Name a model's weights file; it is loaded only when it is used."""
+    return BenchModel(path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:12], path)
+
+
+@cache
+def model_of(bench: BenchModel) -> LeavesModel:
+    """The loaded model."""
+    return load_model(bench.path)
+
+
+@cache
+def world_digest() -> str:
+    """Names what the procedural world draws: results on scenes of another world are others."""
+    drawn = [render(make_scene(style, FIRST_SCENE["scenes"]), 32).tobytes() for style in STYLES]
+    return hashlib.sha256(b"".join(drawn)).hexdigest()[:12]
 
 
 def keep(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray[np.generic]:
@@ -66,40 +76,30 @@ def keep(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray[np.gene
     return made
 
 
-def style_and_scene(number: int) -> tuple[str, int]:
-    """Style and scene of a picture by its number."""
-    styles = list(STYLES)
-    return styles[number % len(styles)], number // len(styles)
+def style_of(kind: str, number: int) -> str:
+    """The model's style of a picture."""
+    return "photo" if kind == "photographs" else list(STYLES)[number % len(STYLES)]
 
 
-def strata(count: int) -> Tensor:
-    """(count,) the styles' numbers of the first pictures."""
-    return torch.arange(count) % len(STYLES)
+def strata(kind: str, count: int) -> Tensor:
+    """(count,) what is drawn from apart: a scene's style; photographs are all of one kind."""
+    return torch.zeros(count, dtype=torch.long) if kind == "photographs" else torch.arange(count) % len(STYLES)
 
 
-def true_pictures(kind: str, numbers: Sequence[int], size: int, work: Path) -> Tensor:
-    """Renders of the "encoded" or the "reference" scenes: (B, 3, size, size) in -1..1."""
-
-    def one(number: int) -> NDArray[np.generic]:
-        style, scene = style_and_scene(number)
-        seed = FIRST_SCENE[kind] + scene
-        return keep(work / "renders" / f"{style}-{seed}-{size}.npy", lambda: render(make_scene(style, seed), size))
-
-    return torch.from_numpy(np.stack([one(number) for number in numbers])).permute(0, 3, 1, 2).float() / 127.5 - 1
+def _largest(kind: str, number: int, work: Path) -> NDArray[np.generic]:
+    if kind == "photographs":
+        return np.asarray(Image.open(PHOTO_FOLDER / f"{PHOTOGRAPHS[number]}.webp").convert("RGB"))
+    style, seed = style_of(kind, number), FIRST_SCENE[kind] + number // len(STYLES)
+    return keep(work / "renders" / world_digest() / f"{style}-{seed}.npy", lambda: render(make_scene(style, seed), LARGEST))
 
 
-def _generated(bench: BenchModel, numbers: Sequence[int], work: Path) -> Tensor:
-    def one(number: int) -> NDArray[np.generic]:
-        style, scene = style_and_scene(number)
-        job = Job(sampler="dpmpp_2m", schedule="karras", style=style, seed=scene * len(STYLES) + number % len(STYLES))
-        path = work / "samples" / f"{bench.sha256[:12]}-{job.seed}.npy"
-        return keep(path, lambda: from_style(bench.model, job, steps=30).latent[0].numpy())
+def true_pictures(kind: str, numbers: Sequence[int], side: int, work: Path) -> Tensor:
+    """The true pictures at a size, as a file of 8 bits would hold them: (B, 3, side, side) in -1..1.
 
-    return torch.from_numpy(np.stack([one(number) for number in numbers])).float()
-
-
-def load_bases(kind: str, bench: BenchModel, numbers: Sequence[int], work: Path) -> Bases:
-    """The bases with these numbers, one of `KINDS`; "reference" are scenes of their own that the kernel distance compares with."""
-    latent = _generated(bench, numbers, work) if kind == "generated" else bench.model.encode(true_pictures(kind, numbers, PIXELS, work))
-    style = torch.tensor([bench.model.style_index(style_and_scene(number)[0]) for number in numbers])
-    return Bases(kind, tuple(numbers), latent, bench.model.decode(latent), style)
+    Args:
+        kind: one of `SETS`, or "reference" for scenes of their own.
+        side: in pixels, at most `LARGEST`. At the model's native size they are the inputs.
+        work: folder in which renders are kept.
+    """
+    x = torch.from_numpy(np.stack([_largest(kind, number, work) for number in numbers])).permute(0, 3, 1, 2).double()
+    return (F.interpolate(x, size=(side, side), mode="area").round() / 127.5 - 1).float()

@@ -1,6 +1,6 @@
 """Running: what is missing of the tasks, the most useful first. Nothing that is in the work folder is done again.
 
-In the folder, `made` holds latents and their cost, `measured-N` what version N of the measures found in them.
+In the folder, `made` holds pictures and their cost, `measured-N` what version N of the measures found in them.
 """
 
 from __future__ import annotations
@@ -9,45 +9,40 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bench.quality.making import make
+from bench.quality.making import finish, make
 from bench.quality.measuring import VERSION, measure
-from bench.quality.pictures import BenchModel, load_bases
-from bench.quality.settings import TRUTH, Setting
+from bench.quality.pictures import BenchModel
+from bench.quality.settings import Setting
 from bench.quality.store import Results, append, length, load
-from bench.quality.tasks import Task, evaluations, most_pictures, passes
+from bench.quality.tasks import Task, evaluations
 
-__all__ = ["make_tasks", "results_of", "run_chunk", "run_tasks"]
-
-FIRST = {("presets", 4): 1, ("presets", 2): 2, ("methods", 2): 3}  # what is most worth knowing; the rest follows, group by group
+__all__ = ["make_tasks", "pictures_of", "results_of", "run_chunk", "run_tasks"]
 
 
-def make_tasks(settings: Sequence[Setting], benches: Sequence[BenchModel], scales: Sequence[int], bases: Sequence[str], seeds: Sequence[int]) -> list[Task]:
-    """Every run that the settings ask for, the most useful first; one content may stand there under several names."""
-    tasks = [
-        Task(setting, scale, base, bench, seed)
-        for seed in seeds
+def make_tasks(
+    settings: Sequence[Setting], benches: Sequence[BenchModel], scales: Sequence[int], kinds: Sequence[str], few: int, full: int, seed: int = 1
+) -> list[Task]:
+    """Every run that the settings ask for; one content may stand there under several names.
+
+    Args:
+        few, full: pictures of the settings that explore, and of those that are measured in full.
+    """
+    return [
+        Task(setting, scale, kind, bench, full if setting.full else few, seed)
         for bench in benches
         for setting in settings
         for scale in setting.scales
         if scale in scales
-        for base in bases
-        if not (base == "generated" and setting.how in ("truth", "render"))  # the model's own pictures have no truth
+        for kind in kinds
     ]
-    references = [Task(TRUTH, scale, "reference", bench, seeds[0]) for bench in benches for scale in scales]
-
-    def order(task: Task) -> tuple[int, int, int]:
-        group = task.setting.group
-        rank = 0 if group == "baselines" else FIRST.get((group, task.scale), len(FIRST) + 1)
-        return rank, seeds.index(task.seed), bases.index(task.base)
-
-    return references + sorted(tasks, key=order)
 
 
 def _made(task: Task, work: Path) -> Path:
-    return work / "made" / f"{task.key}.npz"
+    return work / "made" / f"{task.made_key}.npz"
 
 
 def _measured(task: Task, work: Path) -> Path:
@@ -55,10 +50,16 @@ def _measured(task: Task, work: Path) -> Path:
 
 
 def results_of(task: Task, work: Path) -> Results:
-    """All that is known of a task's pictures, but for the latents; empty where nothing is."""
+    """All that is known of a task's pictures, at most its count, but for the pictures themselves; empty where nothing is."""
     measured = load(_measured(task, work))
     made = load(_made(task, work)) if measured else {}
-    return {name: value[: len(measured["agreement"])] for name, value in (made | measured).items() if name != "latent"}
+    shared = min(task.count, len(measured["psnr"])) if measured else 0
+    return {name: value[:shared] for name, value in (made | measured).items() if name != "pixels"}
+
+
+def pictures_of(task: Task, numbers: Sequence[int], work: Path) -> NDArray[np.uint8]:
+    """Finished pictures that were made before: (B, h, w, 3)."""
+    return finish(task, numbers, load(_made(task, work))["pixels"][list(numbers)], work)
 
 
 def run_chunk(task: Task, numbers: Sequence[int], work: Path, on_evaluations: Callable[[int], object] = lambda count: None) -> int:
@@ -69,32 +70,35 @@ def run_chunk(task: Task, numbers: Sequence[int], work: Path, on_evaluations: Ca
     """
     path = _made(task, work)
     made = load(path)
-    if made and len(made["latent"]) > numbers[0]:
-        latent = made["latent"][numbers[0] : numbers[-1] + 1]
-        bases = load_bases(task.base, task.bench, numbers[: len(latent)], work)
+    if made and len(made["pixels"]) > numbers[0]:
+        pixels = made["pixels"][numbers[0] : numbers[-1] + 1]
     else:
-        bases = load_bases(task.base, task.bench, numbers, work)
-        new = make(task, bases, work, on_evaluations)
+        new = make(task, numbers, work, on_evaluations)
         append(path, new, numbers[0])
-        latent = new["latent"]
-    append(_measured(task, work), measure(task, bases, torch.from_numpy(latent), work), numbers[0])
-    return len(latent)
+        pixels = new["pixels"]
+    numbers = numbers[: len(pixels)]
+    append(_measured(task, work), measure(task, numbers, finish(task, numbers, pixels, work), work), numbers[0])
+    return len(pixels)
 
 
-def run_tasks(tasks: Sequence[Task], count: int, batch: int, work: Path, minutes: float = float("inf"), quiet: bool = False) -> int:
-    """Do what is missing of the tasks' first `count` pictures, within a budget of time.
+def run_tasks(tasks: Sequence[Task], work: Path, batch: int = 8, minutes: float = float("inf"), quiet: bool = False) -> int:
+    """Do what is missing of the tasks' pictures, within a budget of time.
 
     Returns:
         The number of pictures made or measured.
     """
-    unique = list({task.key: task for task in reversed(tasks)}.values())[::-1]
+    unique: dict[str, Task] = {}
+    for task in tasks:
+        if task.key not in unique or task.count > unique[task.key].count:
+            unique[task.key] = task
     until, finished = time.monotonic() + 60 * minutes, 0
-    total = sum(evaluations(task) * passes(task) * max(0, count - length(_made(task, work))) for task in unique)
+    to_make = {task.made_key: task for task in sorted(unique.values(), key=lambda task: task.count)}
+    total = sum(evaluations(task) * max(0, task.count - length(_made(task, work))) for task in to_make.values())
     with tqdm(total=total, unit="window", unit_scale=True, disable=quiet, mininterval=1, smoothing=0.02) as bar:
-        for task in unique:
-            bar.set_description(f"{task.setting.group}: {task.setting.name}, {task.scale}x, {task.base}", refresh=False)
-            while (done := length(_measured(task, work))) < count:
+        for task in unique.values():
+            bar.set_description(f"{task.setting.group}: {task.setting.name}, {task.scale}x, {task.kind}", refresh=False)
+            while (done := length(_measured(task, work))) < task.count:
                 if time.monotonic() > until:
                     return finished
-                finished += run_chunk(task, range(done, min(count, done + min(batch, most_pictures(task)))), work, bar.update)
+                finished += run_chunk(task, range(done, min(task.count, done + batch)), work, bar.update)
     return finished

@@ -1,0 +1,103 @@
+"""Results of all rows, picture by picture, in one compact file that travels with the repository; tables, plots and bars are made from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apt_ext.demo.pictures import write_whole
+from bench.machine import facts
+from bench.quality.kernel import features, kernel_parts, whitening
+from bench.quality.measures import dense
+from bench.quality.measuring import VERSION
+from bench.quality.pictures import PIXELS, true_pictures, world_digest
+from bench.quality.runner import results_of
+from bench.quality.settings import TRUTH
+from bench.quality.store import Results
+from bench.quality.tasks import Task
+
+__all__ = ["Row", "collect", "find", "read", "row_of", "write"]
+
+Row = Mapping[str, Any]
+DIGITS = {"psnr": 2, "ssim": 4, "edges": 4, "below": 3, "above": 3, "agreement": 2, "seams": 3, "spread": 3}
+REFERENCES = 16
+"""True pictures that the kernel distance's features are fitted to."""
+
+
+@cache
+def _whiten(kind: str, scale: int, work: Path) -> Any:
+    """Fitted to windows of other scenes; of photographs, which are few, to windows of the mirrored truths that are cut at other places. It is the same for
+    every row, so it favours none."""
+    source = "reference" if kind == "scenes" else kind
+    true = true_pictures(source, range(REFERENCES), PIXELS * scale, work).flip(3)
+    return whitening(features(dense(true, PIXELS, 8 * scale).flatten(0, 1)))
+
+
+def _kernel(results: Results, truth: Results, task: Task, work: Path) -> dict[str, list[float]]:
+    """Each picture's part of the kernel distance, over all pictures, and, for what others are compared with, over the first n of them for every n."""
+    whiten, most = _whiten(task.kind, task.scale, work), len(results["windows"])
+    x, true = (torch.from_numpy(each["windows"][:most]) for each in (results, truth))
+    counts = range(2, most + 1) if task.setting.full else (most,)
+    return {str(n): [round(v, 2) for v in kernel_parts(x[:n], true[:n], whiten).tolist()] for n in counts if n > 1}
+
+
+def row_of(task: Task, work: Path) -> Row | None:
+    """What is known of a task; None where nothing is, or no truth to compare it with."""
+    found, truth = results_of(task, work), results_of(Task(TRUTH, task.scale, task.kind, task.bench, task.count), work)
+    if not found or not truth or len(truth["windows"]) < len(found["windows"]):
+        return None
+    return {
+        "group": task.setting.group,
+        "name": task.setting.name,
+        "scale": task.scale,
+        "kind": task.kind,
+        "model": task.bench.sha256,
+        "seed": task.seed,
+        "evaluations": round(float(found["evaluations"].mean())),
+        "seconds": round(float(found["seconds"].mean()), 2),
+        "values": {name: [round(float(v), digits) for v in found[name]] for name, digits in DIGITS.items()},
+        "kernel": _kernel(found, truth, task, work),
+    }
+
+
+def collect(tasks: Sequence[Task], work: Path) -> dict[str, Any]:
+    """All that is known of the tasks, and what is missing of them."""
+    found = [(task, row_of(task, work)) for task in tasks if task.setting != TRUTH]
+    rows = [row for _, row in found if row]
+    missing = [
+        {"name": task.setting.name, "group": task.setting.group, "scale": task.scale, "kind": task.kind, "pictures": len(row["values"]["psnr"]) if row else 0}
+        for task, row in found
+        if row is None or len(row["values"]["psnr"]) < task.count
+    ]
+    return {
+        "machine": facts(torch.device("cpu")),
+        "measures": VERSION,
+        "world": world_digest(),
+        "models": [{"name": name, "sha256": sha} for name, sha in dict.fromkeys((task.bench.name, task.bench.sha256) for task in tasks)],
+        "missing": missing,
+        "rows": rows,
+    }
+
+
+def write(results: Mapping[str, Any], path: Path) -> None:
+    """Write the file: JSON with one row a line, so that a change of a row is a change of a line."""
+    head = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in results.items() if name != "rows")
+    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in results["rows"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, f'{{\n{head},\n"rows": [\n{rows}\n]\n}}\n'.encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def find(rows: Sequence[Row], **wanted: Any) -> Row | None:
+    """The first row with these properties."""
+    return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)
