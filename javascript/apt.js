@@ -22,6 +22,7 @@ function aptFillHost(presetId, values) {
         "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words", "dilated_every",
         "upscaler", "skip_residual", "hold", "hold_until", "hold_width", "colour_fix"];
     const WAIT = 300; // milliseconds after the last change
+    const PATIENCE = 5000; // after an error
 
     function field(id) {
         const root = gradioApp().getElementById(id);
@@ -126,6 +127,14 @@ function aptFillHost(presetId, values) {
 
     const shown = {};
 
+    // A checkpoint may be loaded meanwhile. Not at once: writing the panel is an update of the page, which comes back here.
+    function askAgain(id, key) {
+        setTimeout(() => {
+            if (shown[id] === key) shown[id] = null;
+            later();
+        }, PATIENCE);
+    }
+
     async function refresh() {
         for (const one of panels()) {
             const root = gradioApp().getElementById(one.id);
@@ -143,9 +152,9 @@ function aptFillHost(presetId, values) {
                 const answer = await fetch("./apt/plan", {method: "POST", headers: {"Content-Type": "application/json"}, body: key});
                 const data = await answer.json();
                 if (shown[one.id] === key) target.innerHTML = panel(answer.ok ? data : {error: "The plan could not be made; see the console."});
-                if (data.error) shown[one.id] = null; // a checkpoint may be loaded by the next look
+                if (data.error) askAgain(one.id, key);
             } catch (error) {
-                shown[one.id] = null;
+                askAgain(one.id, key);
             }
         }
     }
