@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from apt_ext.core.evaluations import calls_per_step
@@ -15,7 +15,7 @@ from apt_ext.core.phases import Phase, Size, base_size, plan_phases
 from apt_ext.core.schedule import path_shares, shortcut_sigmas
 from apt_ext.core.upscale import ModelFacts, phase_grid, phase_starts, phase_weights
 from apt_ext.core.windows import draw_starts
-from apt_ext.options import PUBLISHED_WINDOWS, Options, published
+from apt_ext.options import PUBLISHED, Options
 
 __all__ = ["PhaseCost", "demofusion_views", "job_cost", "phase_cost", "phase_views"]
 
@@ -68,15 +68,17 @@ def job_cost(phases: Sequence[Phase], options: Options, model: ModelFacts, sigma
     return [phase_cost(phase, options, model, sigmas, evaluations, seed) for phase in phases]
 
 
-def demofusion_views(start: Size, target: Size, options: Options, model: ModelFacts, sigmas: Tensor, evaluations: int | Sequence[int], seed: int = 0) -> int:
-    """Views of the same job by DemoFusion as published, the yardstick of every plan: all steps, phase by phase, windows half overlapping,
-    both paths evaluated however little one of them weighs.
+def demofusion_views(start: Size, target: Size, model: ModelFacts) -> int:
+    """Views of a job by DemoFusion as published, the yardstick of every plan: its 50 steps, phase by phase, windows half overlapping, both
+    paths evaluated however little one of them weighs. Its last step stands at the model's lowest level, where the dilated path weighs nothing.
 
     Args:
-        start, target: (rows, columns) in latent pixels. The others as in `phase_views`; `sigmas` is the whole schedule.
+        start, target: (rows, columns) in latent pixels.
 
     Source: DemoFusion (Du et al., CVPR 2024): 1024 to 4096 pixels with SDXL at 50 steps takes 50 x (13 + 34 + 65) views.
     """
-    whole = dataclasses.replace(published(options), method="demofusion", shortcut=1.0, **PUBLISHED_WINDOWS)
-    phases = plan_phases(base_size(start, model.window), start, target, "progressive")
-    return sum(cost.evaluations for cost in job_cost(phases, whole, model, sigmas, evaluations, seed))
+    options = Options(**PUBLISHED)
+    # Only whether a path weighs anything counts, not where between the ends a step stands.
+    levels = torch.linspace(min(model.sigma_max, 1e3), 1e-6, options.steps)
+    phases = plan_phases(base_size(start, model.window), start, target, options.phases)
+    return sum(cost.evaluations for cost in job_cost(phases, options, model, torch.cat([levels, torch.zeros(1)]), 1))

@@ -23,7 +23,6 @@ from apt_ext.demo.enlarging import command_generate, command_upscale
 from apt_ext.demo.job import Job, check_output, lay_out
 from apt_ext.demo.model import NATIVE, alphas_cumprod, choose_device, load_model
 from apt_ext.demo.output import Output
-from apt_ext.demo.samplers import make_sigmas
 from apt_ext.demo.sheet import samples_sheet
 from apt_ext.demo.world import make_scene, render
 
@@ -53,8 +52,7 @@ def command_plan(args: argparse.Namespace) -> None:
         | {"local": cost.local, "dilated": cost.dilated}
         for cost, each in ((cost, phase_views(cost.phase, job.options, facts, schedule, 1, job.seed)) for cost in costs)
     ]
-    # The published method's steps are those of the same schedule with one model call each, as its own sampler makes.
-    reference = demofusion_views(size, phases[-1].size, job.options, facts, make_sigmas("normal", 50, sigmas), 1, job.seed)
+    reference = demofusion_views(size, phases[-1].size, facts)
     total = sum(cost.evaluations for cost in costs)
     if args.json:
         print(json.dumps({"settings": asdict(job), "phases": rows, "window_evaluations": total, "demofusion_published": reference}, indent=1))

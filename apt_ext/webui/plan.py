@@ -46,17 +46,10 @@ def describe(layout: Layout) -> dict[str, Any]:
     return {
         "phases": phases,
         "evaluations": sum(phase["evaluations"] for phase in phases),
-        "demofusion": _demofusion(layout),
+        "demofusion": demofusion_views(layout.start, end.size, facts),
         "plain": round(sum(layout.calls) * area),
         "drawing": {"size": phases[-1]["size"], "windows": drawn},
     }
-
-
-def _demofusion(layout: Layout) -> int:
-    """Views of the same job by DemoFusion as published."""
-    sigmas = layout.coordinates.levels(layout.own, layout.total, layout.total - 1)
-    calls = [max(layout.calls)] * (len(sigmas) - 1)
-    return demofusion_views(layout.start, layout.phases[-1].size, layout.options, layout.facts, sigmas, calls, JITTER_SEED)
 
 
 def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
