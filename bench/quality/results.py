@@ -24,7 +24,7 @@ from bench.quality.tasks import Task
 __all__ = ["Row", "collect", "find", "read", "row_of", "write"]
 
 Row = Mapping[str, Any]
-DIGITS = {"psnr": 2, "ssim": 4, "edges": 4, "below": 3, "above": 3, "agreement": 2, "seams": 3, "spread": 3}
+DIGITS = {"psnr": 2, "ssim": 3, "edges": 4, "below": 2, "above": 3, "agreement": 2, "seams": 2, "spread": 2}
 REFERENCES = 16
 """True pictures that the kernel distance's features are fitted to."""
 
