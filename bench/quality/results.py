@@ -24,7 +24,7 @@ from bench.quality.tasks import Task
 __all__ = ["Row", "collect", "find", "read", "row_of", "write"]
 
 Row = Mapping[str, Any]
-DIGITS = {"psnr": 2, "ssim": 4, "edges": 4, "below": 3, "above": 3, "agreement": 2, "seams": 3, "spread": 3}
+DIGITS = {"psnr": 2, "ssim": 3, "edges": 4, "below": 2, "above": 3, "agreement": 2, "seams": 2, "spread": 2}
 REFERENCES = 16
 """True pictures that the kernel distance's features are fitted to."""
 
@@ -39,10 +39,10 @@ def _whiten(kind: str, scale: int, work: Path) -> Any:
 
 
 def _kernel(results: Results, truth: Results, task: Task, work: Path) -> dict[str, list[float]]:
-    """Each picture's part of the kernel distance, over all pictures, and, for what others are compared with, over the first n of them for every n."""
+    """Each picture's part of the kernel distance, over all pictures, and, of the baselines, which others are compared with, over the first n for every n."""
     whiten, most = _whiten(task.kind, task.scale, work), len(results["windows"])
     x, true = (torch.from_numpy(each["windows"][:most]) for each in (results, truth))
-    counts = range(2, most + 1) if task.setting.full else (most,)
+    counts = (most,) if task.sampled else range(2, most + 1)
     return {str(n): [round(v, 2) for v in kernel_parts(x[:n], true[:n], whiten).tolist()] for n in counts if n > 1}
 
 
