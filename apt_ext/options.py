@@ -64,7 +64,7 @@ PUBLISHED: dict[str, Any] = {
 PRESETS: dict[str, Preset] = {
     "Fast": Preset({"method": "multidiffusion", "steps": 20}),
     "Balanced": Preset({"steps": 33}),
-    "Quality": Preset({"steps": 53, "phases": "double", "tolerance": 0.01}),
+    "Quality": Preset({"steps": 64, "shortcut": 0.25, "phases": "double", "tolerance": 0.01}),
     "Published": Preset(PUBLISHED, sampler="euler", schedule="normal"),
 }
 
