@@ -16,7 +16,7 @@ from apt_ext.demo.cli import main
 from apt_ext.options import PRESETS, preset_options
 
 ROOT = Path(__file__).parents[1]
-FAST = ["--steps", "5", "--quiet"]
+FAST = ["--steps", "8", "--quiet"]
 
 
 @pytest.fixture
