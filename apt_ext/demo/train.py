@@ -54,7 +54,7 @@ def autoencoder_loss(model: Autoencoder, x: Tensor, latent_noise: float, rng: np
     """Reconstruction, unit latents, and equivariance to resizing in both directions.
 
     Equivariance is what patch fusion needs of an autoencoder: an enlarged latent has to decode to the enlarged picture
-    (as Stable Diffusion's does), or every phase starts from a checkerboard. It is asked of half the pictures, which is enough.
+    (as Stable Diffusion's does), or every phase starts from a checkerboard. It is asked of about a quarter of the pictures, which is enough.
     The noise on the latents keeps what the decoder needs well above the errors that a diffusion model makes.
     """
     z = model.encoder(x)
@@ -64,8 +64,7 @@ def autoencoder_loss(model: Autoencoder, x: Tensor, latent_noise: float, rng: np
     detail = F.l1_loss(y[..., 1:, :] - y[..., :-1, :], x[..., 1:, :] - x[..., :-1, :]) + F.l1_loss(y[..., 1:] - y[..., :-1], x[..., 1:] - x[..., :-1])
     colour = F.mse_loss(F.avg_pool2d(y, 8), F.avg_pool2d(x, 8))
     reconstruction = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.3 * detail + colour
-    half = (len(x) + 1) // 2
-    x, z = x[:half], z[:half]
+    x, z = x[: len(x) // 4 + 1], z[: len(x) // 4 + 1]
     k = int(rng.choice((4, 6, 8, 10)))
     i, j = (int(v) for v in rng.integers(0, z.shape[-1] - k + 1, 2))
     patch = x[..., FACTOR * i : FACTOR * (i + k), FACTOR * j : FACTOR * (j + k)]
