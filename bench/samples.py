@@ -4,7 +4,7 @@ Made pictures are compared with views of scenes that no training saw, drawn as t
 half zooms. Two measures: the kernel distance of the quality benchmark, and how often a small network that has learnt to tell made
 from real is right about pictures that it has not seen (50 % is perfect). Each stands beside what it gives where there is nothing to
 find, real against other real pictures, and, as the decoder leaves traces of its own, against real ones that went through it.
-A third measure is of the autoencoder alone: how well it gives back such views, and views of photographs' halves that no training saw.
+A third measure is of the autoencoder alone: how well it gives back such views, and photographs that no training saw.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,9 +33,10 @@ from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.demo.world import STYLES, make_scene, render
 from bench.quality.kernel import features, kernel_distance, kernel_pairs, whitening
 
-__all__ = ["accuracy", "distance", "made_pictures", "main", "measure", "photo_pictures", "real_pictures", "reconstruction"]
+__all__ = ["accuracy", "distance", "made_pictures", "main", "measure", "photo_pictures", "real_pictures", "reconstruction", "whole_photographs"]
 
 FIRST_SCENE = 700_000  # training's scenes are beyond a million, the quality benchmark's elsewhere
+PHOTOS = Path(__file__).parent / "photos"
 RESAMPLES = 400
 BATCH = 32
 
@@ -57,8 +59,14 @@ def real_pictures(count: int, first: int) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def whole_photographs() -> Tensor:
+    """(16, 3, 256, 256) in -1..1: the benchmark's photographs, which no training saw."""
+    pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in sorted(PHOTOS.glob("*.webp"))])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def photo_pictures() -> Tensor:
-    """(N, 3, 64, 64) in -1..1: the middles of the photographs' held-out halves at every zoom."""
+    """(N, 3, 64, 64) in -1..1: the middles of the held-out halves of training's photographs, at every zoom."""
     levels = [level for photo in load_photos() for pyramid in photo_pyramids(held_out_half(photo)) for level in pyramid]
     corners = [[(side - VIEW) // 2 for side in level.shape[:2]] for level in levels]
     views = np.stack([level[y : y + VIEW, x : x + VIEW] for level, (y, x) in zip(levels, corners, strict=True)])
@@ -150,7 +158,8 @@ def measure(model: LeavesModel, count: int, guidance: float = 1.0, steps: int = 
     return {
         "reconstruction": {
             **{style: reconstruction(model, other[k :: len(STYLES)]) for k, style in enumerate(STYLES)},
-            "photographs": reconstruction(model, photo_pictures()),
+            "halves of photographs": reconstruction(model, photo_pictures()),
+            "photographs, 256 px": reconstruction(model, whole_photographs()),
         },
         "kernel distance": {
             "real, other": distance(other, real, whiten),

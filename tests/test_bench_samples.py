@@ -7,7 +7,7 @@ import torch
 
 from apt_ext.demo.model import load_model
 from bench.quality.kernel import features, whitening
-from bench.samples import accuracy, distance, made_pictures, main, photo_pictures, real_pictures, reconstruction
+from bench.samples import accuracy, distance, made_pictures, main, photo_pictures, real_pictures, reconstruction, whole_photographs
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_a_colour_that_is_off_counts_as_one(real):
 
     assert reconstruction(Shifted(), real[:8])["colour"] == pytest.approx(2, rel=1e-3)
     assert photo_pictures().shape[1:] == (3, 64, 64)
+    assert whole_photographs().shape == (16, 3, 256, 256)
 
 
 def test_the_command_keeps_other_rows(tmp_path, monkeypatch):
@@ -60,6 +61,6 @@ def test_the_command_keeps_other_rows(tmp_path, monkeypatch):
     rows = json.loads(out.read_text())
     assert rows["older"] == {"count": 8}
     assert rows["new"]["kernel distance"]["made"]["value"] > rows["new"]["kernel distance"]["real, other"]["value"]
-    assert 10 < rows["new"]["reconstruction"]["photographs"]["psnr"] < 60
+    assert 10 < rows["new"]["reconstruction"]["photographs, 256 px"]["psnr"] < 60
     with pytest.raises(SystemExit):
         main(["--count", "30", "--out", str(out)])
