@@ -1,4 +1,8 @@
-"""The embedded model's autoencoder: RGB pictures to latents a quarter of their size with four channels, and back."""
+"""The embedded model's autoencoder: RGB pictures to latents a quarter of their size with four channels, and back.
+
+Both halves are a straight (linear) path for colour plus layers for everything else: GroupNorm takes out how bright and how
+colourful a picture is, so that through the layers alone a dark sky came back a stop brighter.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,13 @@ __all__ = ["FACTOR", "LATENT_CHANNELS", "Autoencoder", "Decoder", "Encoder"]
 
 FACTOR = 4
 LATENT_CHANNELS = 4
+
+
+def straight(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """A linear map of each position that is zero at first, so that weights from before there was one mean what they meant."""
+    layer = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 class Encoder(nn.Module):
@@ -29,9 +40,10 @@ class Encoder(nn.Module):
             nn.SiLU(),
             nn.Conv2d(2 * width, LATENT_CHANNELS, 3, padding=1),
         )
+        self.colour = straight(3, LATENT_CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.layers(x) + self.colour(F.avg_pool2d(x, FACTOR))
 
 
 class Decoder(nn.Module):
@@ -55,10 +67,11 @@ class Decoder(nn.Module):
             nn.PixelShuffle(2),
         )
         self.exit = nn.Sequential(nn.SiLU(), nn.Conv2d(width // 2, width // 2, 3, padding=1), nn.SiLU(), nn.Conv2d(width // 2, 3, 3, padding=1))
+        self.colour = straight(LATENT_CHANNELS, 3)
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.interpolate(self.entry(z), scale_factor=2, mode="nearest")
-        return self.exit(self.middle(h))
+        return self.exit(self.middle(h)) + F.interpolate(self.colour(z), scale_factor=FACTOR, mode="bilinear")
 
 
 class Autoencoder(nn.Module):

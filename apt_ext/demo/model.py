@@ -142,7 +142,9 @@ def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> Leav
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
     autoencoder, unet = Autoencoder(), UNet(len(styles))
-    autoencoder.load_state_dict(part("autoencoder."))
+    # Weights from before the autoencoder had a straight path for colour lack it; it is zero in a new one.
+    older = {name: value for name, value in autoencoder.state_dict().items() if name.endswith("colour.weight")}
+    autoencoder.load_state_dict(older | part("autoencoder."))
     unet.load_state_dict(part("unet."))
     assert tensors["latent_shift"].shape == (LATENT_CHANNELS,)
     return LeavesModel(autoencoder, unet, tensors["latent_shift"], tensors["latent_scale"], styles, torch.device(device))

@@ -1,6 +1,8 @@
-"""The photographs behind the style "photo": those that scikit-image and scikit-learn carry inside their packages.
+"""The photographs behind the style "photo": some that Python packages carry, and more that Debian packages carry.
 
-Only those with a clear free licence; sources and licences are in `weights/MODEL_CARD.md`. They are needed for training, never at run time.
+Only those with a clear free licence; sources and licences are in `weights/MODEL_CARD.md`. They are needed for training and for
+benchmarks, never at run time. Of the Python packages' ten, training sees one half alone; the other half is for benchmarks, so
+that a result on it is a result on a picture that the model never saw. Debian's are training's as a whole.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["PHOTOS", "load_photos"]
+__all__ = ["MORE_PHOTOS", "PHOTOS", "held_out_half", "load_more_photos", "load_photos", "training_half"]
+
+Picture = NDArray[np.uint8]
 
 PHOTOS: dict[str, tuple[str, ...]] = {
     "skimage/data": (
@@ -27,9 +31,21 @@ PHOTOS: dict[str, tuple[str, ...]] = {
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }
 
+# By Debian package: gcompris-qt-data 3.1-2 and lomiri-wallpapers-16.04 20.04.0-2.
+MORE_PHOTOS: dict[str, tuple[str, ...]] = {
+    "gcompris-qt-data": (
+        *(f"{name}.webp" for name in ("sheep", "chicken", "horse", "pig", "panda", "crocodile")),
+        *(f"{name}.webp" for name in ("greatWallofChina", "machuPicchu", "ajantaCave", "charminar", "gatewayofIndia", "goldenTemple")),
+        *(f"{name}.webp" for name in ("greatStupa", "hawaMahal", "konarkSunTemple", "mysorePalace", "qutubMinar", "rangGhar")),
+        *(f"{name}.webp" for name in ("victoriaMemorial", "arlesAmphitheater", "chateaudeChambord", "citedeCarcassonne", "eiffelTower")),
+        *(f"{name}.webp" for name in ("montStMichel", "palaisdesPapes", "pontduGard", "reimsCathedral", "rocamadour")),
+    ),
+    "lomiri-wallpapers-16.04": ("aitzgorri.jpg", "sunset.jpg"),
+}
 
-def load_photos() -> list[NDArray[np.uint8]]:
-    """Every photograph as (rows, columns, 3) uint8 RGB.
+
+def load_photos() -> list[Picture]:
+    """Every photograph, whole, as (rows, columns, 3) uint8 RGB, in the order of `PHOTOS`.
 
     Raises:
         ImportError: where scikit-image or scikit-learn is missing.
@@ -43,3 +59,36 @@ def load_photos() -> list[NDArray[np.uint8]]:
         package, _, inner = folder.partition("/")
         photos += [np.asarray(Image.open(roots[package] / inner / name).convert("RGB")) for name in names]
     return photos
+
+
+def load_more_photos(folder: Path) -> list[Picture]:
+    """Every photograph of `MORE_PHOTOS` as (rows, columns, 3) uint8 RGB, from a folder that holds the files, or the unpacked packages.
+
+    Raises:
+        ValueError: for a file that is nowhere below the folder, with the package that has it.
+    """
+    photos = []
+    for package, names in MORE_PHOTOS.items():
+        for name in names:
+            found = sorted(folder.rglob(name))
+            if not found:
+                raise ValueError(f"{name} is nowhere below {str(folder)!r}; unpack Debian's {package} there")
+            photos.append(np.asarray(Image.open(found[0]).convert("RGB")))
+    return photos
+
+
+def training_half(picture: Picture) -> Picture:
+    """The part of a picture that training may see: the left half where it is at least as wide as high, else the upper half."""
+    return _halves(picture)[0]
+
+
+def held_out_half(picture: Picture) -> Picture:
+    """The part that no training sees: what `training_half` leaves. The two share no pixel."""
+    return _halves(picture)[1]
+
+
+def _halves(picture: Picture) -> tuple[Picture, Picture]:
+    rows, columns = picture.shape[:2]
+    if columns >= rows:
+        return picture[:, : columns // 2], picture[:, columns // 2 :]
+    return picture[: rows // 2], picture[rows // 2 :]
