@@ -62,9 +62,9 @@ PUBLISHED: dict[str, Any] = {
 """DemoFusion's published settings (Du et al., CVPR 2024): enlarged latents, phase by phase, every step."""
 
 PRESETS: dict[str, Preset] = {
-    "Fast": Preset({"method": "multidiffusion", "steps": 20}),
-    "Balanced": Preset({"steps": 33}),
-    "Quality": Preset({"steps": 64, "shortcut": 0.25, "phases": "double", "tolerance": 0.01}),
+    "Fast": Preset({"method": "multidiffusion", "steps": 24, "phases": "direct"}),
+    "Balanced": Preset({"steps": 40}),
+    "Quality": Preset({"steps": 64, "matching": 0.5, "tolerance": 0.01}),
     "Published": Preset(PUBLISHED, sampler="euler", schedule="normal"),
 }
 
@@ -85,13 +85,13 @@ class Options:
 
     method: str = setting("demofusion", "Method", "base method of patch fusion", choices=METHODS)
     steps: int = setting(30, "Steps", "steps of the whole noise schedule; the shortcut runs a share of them", least=1, most=1000)
-    shortcut: float = setting(0.3, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
-    matching: float = setting(1.0, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
+    shortcut: float = setting(0.25, "Shortcut", "share of the steps that a phase runs (the denoising strength); 1 runs all", least=0.01, most=1.0)
+    matching: float = setting(0.25, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
     gamma: float | str = setting(
         0.75, "Schedule strength", "exponent of APT's Scale-aware Scheduling; 0 leaves the schedule, 'auto' measures it", least=-2.0, most=2.0, word="auto"
     )
     phases: str = setting(
-        "direct",
+        "double",
         "Phases",
         "the picture by factors of at most 2 ('double'), x 2, x 3, ... ('progressive'), at once ('direct'), or ratios to the base such as 1.5,2,4",
     )
