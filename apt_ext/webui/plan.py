@@ -15,7 +15,7 @@ from apt_ext.webui.request import parse
 from apt_ext.webui.samplers import chooses_levels
 from apt_ext.webui.sampling import JITTER_SEED, Layout, lay_out
 from apt_ext.webui.settings import default_values, native_side
-from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
+from apt_ext.webui.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.upscalers import LATENT, hires_upscaler, resolved
 
 LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising strength of about 0.5; Lanczos keeps the picture."
@@ -56,8 +56,9 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The panel's content for what the page shows now.
 
     Args:
-        asked: "img2img" (bool), "first" and "target" [width, height], for img2img "given" and "resize_mode", "steps", "hires_steps",
-            "denoising", "sampler", "scheduler", "upscaler" of the host's field in a hires pass, and "settings": the controls by name.
+        asked: "img2img" (bool), "first" and "target" [width, height], "cut" where the target may have another aspect, for img2img "given" and
+            "resize_mode", "steps", "hires_steps", "denoising", "sampler", "scheduler", "upscaler" of the host's field in a hires pass, and
+            "settings": the controls by name.
 
     Raises:
         ValueError: in one sentence, where the job would be refused.
@@ -75,7 +76,8 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
         start, target = picture_sizes(tuple(asked["given"]), tuple(asked["target"]), int(asked["resize_mode"]), native_side(model))
     else:
         upscaler = hires_upscaler(SimpleNamespace(hr_upscaler=asked.get("upscaler")), own)
-        start, target = hires_sizes(tuple(asked["first"]), tuple(asked["target"]))
+        first, wanted = ((int(asked[name][0]), int(asked[name][1])) for name in ("first", "target"))
+        start, target = hires_sizes(first, *(hires_enlarged(first, wanted) if asked.get("cut") else (wanted, (0, 0))))
     p = SimpleNamespace(
         denoising_strength=strength,
         steps=steps,
