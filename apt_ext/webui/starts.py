@@ -102,7 +102,7 @@ def picture_start(p: Any, x: Tensor, upscaler: str) -> Start:
     base = x if start == target else _latents(small, x)
     if upscaler == LATENT or start == target:
         return Start(base, partial(vae.enlarge_latent, base), _batch(small, len(x)))
-    through_pixels, ready = _enlarging(x, given, mode, upscaler), _is_host_s_own(p, upscaler)
+    through_pixels, ready = _enlarging(base, given, mode, upscaler), _is_host_s_own(p, upscaler)
     return Start(base, lambda size: x if ready and size == target else through_pixels(size), _batch(small, len(x)))
 
 
@@ -122,10 +122,12 @@ def _latents(pictures: Sequence[Image.Image], like: Tensor) -> Tensor:
     return z.expand(len(like), -1, -1, -1).clone() if len(z) == 1 else z
 
 
-def _enlarging(like: Tensor, pictures: Sequence[Image.Image], mode: int, upscaler: str) -> Callable[[Size], Tensor]:
-    """Pictures by their pixels: size -> their latents at that size."""
+def _enlarging(base: Tensor, pictures: Sequence[Image.Image], mode: int, upscaler: str) -> Callable[[Size], Tensor]:
+    """Pictures by their pixels: size -> their latents at that size; at the base's own, the base."""
 
     def enlarged(size: Size) -> Tensor:
-        return _latents([enlarge_picture(picture, (size[1] * FACTOR, size[0] * FACTOR), upscaler, mode) for picture in pictures], like)
+        if tuple(base.shape[-2:]) == tuple(size):
+            return base
+        return _latents([enlarge_picture(picture, (size[1] * FACTOR, size[0] * FACTOR), upscaler, mode) for picture in pictures], base)
 
     return enlarged
