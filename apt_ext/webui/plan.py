@@ -18,11 +18,15 @@ from apt_ext.webui.settings import default_values, native_side
 from apt_ext.webui.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.upscalers import LATENT, hires_upscaler, resolved
 
+__all__ = ["add_route", "describe", "plan"]
+
 LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising strength of about 0.5; Lanczos keeps the picture."
+COLOUR_NOTE = "The colour fix keeps shapes too: at this denoising strength the old ones show through the new; use 4 or more, or 0."
 LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
 SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
 
-__all__ = ["add_route", "describe", "plan"]
+COLOURS_ONLY = 2.0  # std in pixels of the smaller picture, from which the colour fix leaves shapes alone
+KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
 
 
 def describe(layout: Layout) -> dict[str, Any]:
@@ -90,7 +94,8 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     sampler = sd_samplers.create_sampler(name, model)
     layout = lay_out(p, sampler, request.options, start, target, None if img2img else int(asked["hires_steps"]) or steps)
     smaller = img2img and start == target and target[1] * FACTOR <= asked["given"][0] and target[0] * FACTOR <= asked["given"][1]
-    said = {LATENT_NOTE: upscaler == LATENT, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}
+    shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and strength > KEEPS_SHAPES
+    said = {LATENT_NOTE: upscaler == LATENT, COLOUR_NOTE: shapes_kept, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}
     notes = [note for note, holds in said.items() if holds]
     return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, "notes": notes, **describe(layout)}
 
