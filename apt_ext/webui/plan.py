@@ -25,6 +25,7 @@ COLOUR_NOTE = "The colour fix keeps shapes too: at this denoising strength the o
 LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
 SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
 
+MOST_PIXELS, MOST_STEPS = 32768, 1000
 COLOURS_ONLY = 2.0  # std in pixels of the smaller picture, from which the colour fix leaves shapes alone
 KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
 
@@ -70,6 +71,7 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     model = sd_models.model_data.sd_model
     if model is None:
         raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
+    _check_extent(asked)
     request = parse([dict(asked["settings"])], default_values())
     img2img = bool(asked["img2img"])
     name, steps = str(asked["sampler"]), int(asked["steps"])
@@ -100,6 +102,16 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, "notes": notes, **describe(layout)}
 
 
+def _check_extent(asked: Mapping[str, Any]) -> None:
+    """Keep a plan from taking the server's time and memory."""
+    for side in (side for name in ("first", "target", "given") for side in asked.get(name, ())):
+        if not 0 < side <= MOST_PIXELS:
+            raise ValueError(f"a side of {side} pixels cannot be planned; use 1 to {MOST_PIXELS}")
+    for steps in (asked["steps"], asked["hires_steps"]):
+        if not 0 <= steps <= MOST_STEPS:
+            raise ValueError(f"{steps} steps cannot be planned; use up to {MOST_STEPS}")
+
+
 def add_route(_: Any, app: Any) -> None:
     """Serve the panel at /apt/plan."""
     from fastapi import Body
@@ -107,7 +119,7 @@ def add_route(_: Any, app: Any) -> None:
     def answer(asked: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
         try:
             return plan(asked)
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError) as error:
             return {"error": str(error)}
 
     app.add_api_route("/apt/plan", answer, methods=["POST"])
