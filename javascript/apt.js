@@ -59,7 +59,7 @@ function aptFillHost(presetId, values) {
         else if (y) target = [Math.floor(y * width / height), y];
         const scheduler = chosen("hr_scheduler", "Use same scheduler", field("txt2img_scheduler"));
         return {
-            img2img: false, first: [width, height], target: target, steps: field("txt2img_steps"), hires_steps: field("txt2img_hires_steps"),
+            img2img: false, first: [width, height], target: target, cut: Boolean(x && y), steps: field("txt2img_steps"), hires_steps: field("txt2img_hires_steps"),
             denoising: field("txt2img_denoising_strength"), sampler: chosen("hr_sampler", "Use same sampler", field("txt2img_sampling")),
             scheduler: scheduler, upscaler: scale ? "None" : field("txt2img_hr_upscaler"), settings: settings(prefix),
         };

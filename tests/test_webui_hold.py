@@ -92,7 +92,7 @@ def test_the_bar_only_grows_and_ends_full(host, job_of_kind, kind, sampler):
 
 @pytest.mark.parametrize("sampler", ["dpm_fast", "unipc"])
 def test_the_plan_counts_such_samplers_and_says_that_it_is_an_estimate(host, picture, sampler):
-    settings = {"method": "multidiffusion"}
+    settings = {"method": "multidiffusion", "colour_fix": 0.0}
     asked = {"img2img": True, "target": [192, 192], "given": [64, 64], "resize_mode": 0, "steps": 8, "hires_steps": 0, "denoising": 0.6, "sampler": sampler}
     made = host.plan.plan(asked | {"scheduler": "Automatic", "settings": settings})
     assert made["notes"] == [host.plan.LEVELS_NOTE]

@@ -81,7 +81,7 @@ def test_a_picture_that_is_not_to_become_larger_is_said(host, picture, size, sai
     p = host.picture_job(ON, init_images=[picture], width=size[0], height=size[1])
     assert host.run(p)[0].size == size
     assert bool(p.comments) == said
-    asked = {"img2img": True, "target": list(size), "given": [64, 64], "resize_mode": 0, "steps": 8, "hires_steps": 0, "denoising": 0.6, "sampler": "euler"}
+    asked = {"img2img": True, "target": list(size), "given": [64, 64], "resize_mode": 0, "steps": 8, "hires_steps": 0, "denoising": 0.4, "sampler": "euler"}
     assert (host.plan.plan(asked | {"scheduler": "Automatic", "settings": {}})["notes"] == [host.plan.SIZE_NOTE]) == said
 
 
@@ -102,6 +102,29 @@ def test_the_panel_says_what_a_latent_upscaler_costs(host, asked, latent):
     notes = host.plan.plan(whole | {"scheduler": "Automatic", "settings": {}} | asked)["notes"]
     assert (host.plan.LATENT_NOTE in notes) == latent
     assert all("\n" not in note for note in notes)
+
+
+@pytest.mark.parametrize(("width", "strength", "said"), [(0.25, 0.7, True), (0.25, 0.3, False), (4.0, 0.7, False), (0.0, 0.7, False)])
+def test_the_panel_says_where_the_colour_fix_would_bring_old_shapes_back(host, width, strength, said):
+    asked = {
+        "img2img": True,
+        "target": [128, 128],
+        "given": [64, 64],
+        "resize_mode": 0,
+        "steps": 8,
+        "hires_steps": 0,
+        "denoising": strength,
+        "sampler": "euler",
+    }
+    notes = host.plan.plan(asked | {"scheduler": "Automatic", "settings": {"colour_fix": width}})["notes"]
+    assert notes == [host.plan.COLOUR_NOTE] * said
+
+
+@pytest.mark.parametrize("wrong", [{"target": [4_000_000, 64]}, {"given": [0, 64]}, {"steps": 10**9}, {"target": [float("nan"), 64]}, {"steps": float("inf")}])
+def test_the_panel_plans_nothing_boundless(host, wrong):
+    asked = {"img2img": True, "target": [128, 128], "given": [64, 64], "resize_mode": 0, "steps": 8, "hires_steps": 0, "denoising": 0.6, "sampler": "euler"}
+    with pytest.raises(ValueError, match="cannot be planned; use"):
+        host.plan.plan(asked | {"scheduler": "Automatic", "settings": {}} | wrong)
 
 
 def test_the_panel_refuses_an_unknown_upscaler(host):

@@ -47,8 +47,11 @@ def test_every_phase_but_the_last_is_saved_once_for_each_picture(host, phases, s
 
 @pytest.mark.parametrize(("settings", "given"), [({"save_phases": True}, {}), ({}, {"do_not_save_samples": False})])
 def test_no_phase_is_saved_unasked(host, settings, given):
-    host.run(host.text_job({"enabled": True} | settings, hr_scale=3.0, **given))
+    p = host.text_job({"enabled": True} | settings, hr_scale=3.0, **given)
+    host.run(p)
     assert not host.images.saved
+    assert [text for text in p.comments if "saving pictures is off" in text] == list(p.comments)
+    assert bool(p.comments) == bool(settings)
 
 
 def failing_in_phase(host, number):

@@ -127,3 +127,32 @@ def test_the_plan_counts_what_the_job_does(host, job_of_kind, img2img, sampler):
     scaled = {"width": 192, "height": 192} if img2img else {"hr_scale": 3.0}
     host.run(job_of_kind("picture" if img2img else "text", settings, sampler_name=sampler, steps=8, **scaled))
     assert sum(views) == made["evaluations"]
+
+
+@pytest.mark.parametrize("target", [(128, 96), (72, 120), (96, 64)])
+def test_the_plan_of_another_aspect_is_the_job_s(host, target):
+    first = {"width": 64, "height": 96}
+    asked = {"img2img": False, "first": [64, 96], "target": list(target), "steps": 8, "hires_steps": 0, "denoising": 0.6, "sampler": "euler"}
+    made = host.plan.plan(asked | {"cut": True, "upscaler": "Lanczos", "scheduler": "Automatic", "settings": {"method": "multidiffusion"}})
+    views = []
+
+    def on_call():
+        if host.shared.state.textinfo:
+            views.append(host.model.calls[-1][0] // 2)
+
+    host.model.on_call = on_call
+    p = host.text_job({"method": "multidiffusion"}, hr_resize_x=target[0], hr_resize_y=target[1], steps=8, **first)
+    assert host.run(p)[0].size == target
+    assert sum(views) == made["evaluations"]
+
+
+@pytest.mark.parametrize(("size", "fits"), [((64, 64), True), ((96, 96), True), ((160, 160), False)])
+def test_the_gallery_s_button_plans_from_its_own_picture(host, picture, size, fits):
+    p = host.text_job({"method": "multidiffusion"}, firstpass_image=picture.resize(size))
+    p.txt2img_upscale = True
+    if fits:
+        assert host.run(p)[0].size == (128, 128)
+        return
+    with pytest.raises(host.adapter("errors").APTError, match="is smaller than"):
+        host.run(p)
+    assert not host.model.calls

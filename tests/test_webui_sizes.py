@@ -1,10 +1,11 @@
 """Sizes that the host's fields mean."""
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from apt_ext.core.phases import plan_phases
-from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
+from apt_ext.webui.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
 
 SIDES = st.integers(8, 600).map(lambda n: n * FACTOR)
 PIXELS = st.integers(16, 5000)
@@ -25,6 +26,18 @@ def test_what_the_host_cuts_off_is_not_in_the_target(width, height, columns, row
     _, whole = hires_sizes((64, 64), (width, height))
     _, cut = hires_sizes((64, 64), (width, height), (columns, rows))
     assert (whole[0] - cut[0], whole[1] - cut[1]) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("first", "asked"),
+    [((832, 1216), (1024, 1024)), ((768, 512), (640, 640)), ((1216, 832), (1080, 1920)), ((512, 512), (1024, 1024)), ((512, 768), (1024, 1536))],
+)
+def test_a_target_of_another_aspect_is_planned_from_the_part_that_is_kept(first, asked):
+    start, target = hires_sizes(first, *hires_enlarged(first, asked))
+    assert target == (asked[1] // FACTOR, asked[0] // FACTOR)
+    assert abs(start[0] / start[1] - asked[1] / asked[0]) < 0.02 * asked[1] / asked[0]
+    assert start[0] == first[1] // FACTOR or start[1] == first[0] // FACTOR
+    assert plan_phases(start, start, target)[-1].size == target
 
 
 @MANY

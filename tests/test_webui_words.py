@@ -12,6 +12,7 @@ SYNTAX = [
     r"a cat \(small\) on (a \[mat\]:0.7)",
     "red(ness:1.2) of, ,  things",
     "one, two BREAK (three:1.5) BREAK four",
+    "a cat, (blurry:-1) BREAK sharp",
     "",
 ]
 
@@ -31,6 +32,12 @@ def test_all_words_together_are_the_prompt(host, words, text):
     again = words.join_words(taken, set(range(len(taken))))
     parse = host.prompt_parser.parse_prompt_attention
     assert plain(parse(again)) == plain(parse(text))
+
+
+def test_a_weight_of_minus_one_is_a_weight(words):
+    taken = words.split_words("a cat, (blurry:-1), sharp")
+    assert [word.core for word in taken] == ["a", "cat", "blurry", "", "sharp"]
+    assert words.join_words(taken, {0, 1, 2}) == "a cat, (blurry:-1),"
 
 
 def test_words_leave_with_their_punctuation_and_keep_their_weights(words):

@@ -140,6 +140,8 @@ def _prepare(p: Any, request: Request) -> None:
     assert job is not None
     _announce(p, job, layout, hires)
     _write_infotext(p, job)
+    if request.save_phases and not p.save_samples():
+        p.comment("APT: phases are saved where pictures are, and saving pictures is off (in the API: save_images), so none is kept.")
     if not hires and start == target and _no_larger(p, target):
         p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
 

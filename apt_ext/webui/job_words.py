@@ -17,7 +17,7 @@ from apt_ext.webui.resizing import resized_conditioning
 from apt_ext.webui.sampling import Layout, Words
 from apt_ext.webui.saving import infotext_of, save_beside
 from apt_ext.webui.sizes import FACTOR
-from apt_ext.webui.starts import hires_cut
+from apt_ext.webui.starts import hires_cut_of
 from apt_ext.webui.state import Job, job_of
 
 __all__ = ["draw_words", "listen", "show_drawn", "window_words"]
@@ -57,7 +57,7 @@ def window_words(p: Any, job: Job, layout: Layout, z: Tensor, x: Tensor, cond: A
         seen = seen_words(maps)
     elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):
         whole = (p.height // FACTOR, p.width // FACTOR)
-        top, left = hires_cut(p, whole)
+        top, left = hires_cut_of(p, whole)
         crop = Crop(top // 2, left // 2, size, whole)
     if not seen.words:
         p.comment("APT: the model's cross-attention could not be seen, so every window keeps the whole prompt.")

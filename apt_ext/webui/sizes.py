@@ -6,9 +6,26 @@ import math
 
 from apt_ext.core.phases import Size
 
-__all__ = ["FACTOR", "hires_sizes", "picture_sizes"]
+__all__ = ["FACTOR", "hires_cut", "hires_enlarged", "hires_sizes", "picture_sizes"]
 
 FACTOR = 8  # pixels per latent pixel
+
+
+def hires_enlarged(first: tuple[int, int], asked: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How the host's "Resize to" of another aspect is done: (size it enlarges to, latent pixels it then cuts off), both (width, height).
+
+    Args:
+        first, asked: (width, height) in pixels.
+    """
+    wider = first[0] / first[1] < asked[0] / asked[1]
+    enlarged = (asked[0], asked[0] * first[1] // first[0]) if wider else (asked[1] * first[0] // first[1], asked[1])
+    return enlarged, ((enlarged[0] - asked[0]) // FACTOR, (enlarged[1] - asked[1]) // FACTOR)
+
+
+def hires_cut(have: Size, enlarged: tuple[int, int], truncate: tuple[int, int]) -> Size:
+    """Latent pixels (rows, columns) to cut off a first pass of size `have`, for the aspect of the target. The others as in `hires_sizes`."""
+    whole = (enlarged[1] // FACTOR, enlarged[0] // FACTOR)
+    return round(truncate[1] * have[0] / whole[0]), round(truncate[0] * have[1] / whole[1])
 
 
 def hires_sizes(first: tuple[int, int], enlarged: tuple[int, int], truncate: tuple[int, int] = (0, 0)) -> tuple[Size, Size]:
@@ -18,7 +35,9 @@ def hires_sizes(first: tuple[int, int], enlarged: tuple[int, int], truncate: tup
         first: (width, height) of the first pass in pixels. `enlarged`: of the picture that the host enlarges it to.
         truncate: (columns, rows) of latent pixels that the host then cuts off.
     """
-    return (first[1] // FACTOR, first[0] // FACTOR), (enlarged[1] // FACTOR - truncate[1], enlarged[0] // FACTOR - truncate[0])
+    have = (first[1] // FACTOR, first[0] // FACTOR)
+    cut = hires_cut(have, enlarged, truncate)
+    return (have[0] - cut[0], have[1] - cut[1]), (enlarged[1] // FACTOR - truncate[1], enlarged[0] // FACTOR - truncate[0])
 
 
 def picture_sizes(given: tuple[int, int], asked: tuple[int, int], resize_mode: int, native: int) -> tuple[Size, Size]:

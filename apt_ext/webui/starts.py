@@ -16,10 +16,10 @@ from apt_ext.core.phases import Size
 from apt_ext.webui import vae
 from apt_ext.webui.resizing import resized
 from apt_ext.webui.settings import native_side
-from apt_ext.webui.sizes import FACTOR, hires_sizes, picture_sizes
+from apt_ext.webui.sizes import FACTOR, hires_cut, hires_sizes, picture_sizes
 from apt_ext.webui.upscalers import LATENT, enlarge_picture
 
-__all__ = ["Start", "hires_cut", "hires_sizes_of", "hires_start", "picture_sizes_of", "picture_start"]
+__all__ = ["Start", "hires_cut_of", "hires_sizes_of", "hires_start", "picture_sizes_of", "picture_start"]
 
 ORIGINAL = 1  # "Masked content" of the host: what the picture has there
 
@@ -40,8 +40,9 @@ class Start:
 
 
 def hires_sizes_of(p: Any) -> tuple[Size, Size]:
-    """Of a hires pass: see `hires_sizes`."""
-    return hires_sizes((p.width, p.height), (p.hr_upscale_to_x, p.hr_upscale_to_y), (p.truncate_x, p.truncate_y))
+    """Of a hires pass: see `hires_sizes`. The gallery's button brings a first pass that was made before, of any size."""
+    first = (p.width, p.height) if p.firstpass_image is None else p.firstpass_image.size
+    return hires_sizes(first, (p.hr_upscale_to_x, p.hr_upscale_to_y), (p.truncate_x, p.truncate_y))
 
 
 def picture_sizes_of(p: Any) -> tuple[Size, Size]:
@@ -51,10 +52,9 @@ def picture_sizes_of(p: Any) -> tuple[Size, Size]:
     return picture_sizes(given, asked, 2 if p.paste_to else p.resize_mode, native_side(shared.sd_model))
 
 
-def hires_cut(p: Any, have: Size) -> tuple[int, int]:
-    """Latent pixels (rows, columns) to cut off the first pass, of size `have`, for the target's aspect."""
-    whole = (p.hr_upscale_to_y // FACTOR, p.hr_upscale_to_x // FACTOR)
-    return round(p.truncate_y * have[0] / whole[0]), round(p.truncate_x * have[1] / whole[1])
+def hires_cut_of(p: Any, have: Size) -> Size:
+    """Of a hires pass: see `hires_cut`."""
+    return hires_cut(have, (p.hr_upscale_to_x, p.hr_upscale_to_y), (p.truncate_x, p.truncate_y))
 
 
 def hires_start(p: Any, z: Tensor, pictures: Sequence[Image.Image], x: Tensor, upscaler: str, wanted: bool) -> Start:
@@ -65,7 +65,7 @@ def hires_start(p: Any, z: Tensor, pictures: Sequence[Image.Image], x: Tensor, u
         x: the host's own start, for its type and place. `upscaler`: from `upscalers.resolved`.
         wanted: whether the pictures are asked for even where only latents are enlarged.
     """
-    top, left = hires_cut(p, (z.shape[-2], z.shape[-1]))
+    top, left = hires_cut_of(p, (z.shape[-2], z.shape[-1]))
     rows, columns = slice(top // 2, z.shape[-2] - (top + 1) // 2), slice(left // 2, z.shape[-1] - (left + 1) // 2)
     base = z[:, :, rows, columns].to(x)
     if upscaler == LATENT and not wanted:
@@ -102,7 +102,7 @@ def picture_start(p: Any, x: Tensor, upscaler: str) -> Start:
     base = x if start == target else _latents(small, x)
     if upscaler == LATENT or start == target:
         return Start(base, partial(vae.enlarge_latent, base), _batch(small, len(x)))
-    through_pixels, ready = _enlarging(x, given, mode, upscaler), _is_host_s_own(p, upscaler)
+    through_pixels, ready = _enlarging(base, given, mode, upscaler), _is_host_s_own(p, upscaler)
     return Start(base, lambda size: x if ready and size == target else through_pixels(size), _batch(small, len(x)))
 
 
@@ -122,10 +122,12 @@ def _latents(pictures: Sequence[Image.Image], like: Tensor) -> Tensor:
     return z.expand(len(like), -1, -1, -1).clone() if len(z) == 1 else z
 
 
-def _enlarging(like: Tensor, pictures: Sequence[Image.Image], mode: int, upscaler: str) -> Callable[[Size], Tensor]:
-    """Pictures by their pixels: size -> their latents at that size."""
+def _enlarging(base: Tensor, pictures: Sequence[Image.Image], mode: int, upscaler: str) -> Callable[[Size], Tensor]:
+    """Pictures by their pixels: size -> their latents at that size; at the base's own, the base."""
 
     def enlarged(size: Size) -> Tensor:
-        return _latents([enlarge_picture(picture, (size[1] * FACTOR, size[0] * FACTOR), upscaler, mode) for picture in pictures], like)
+        if tuple(base.shape[-2:]) == tuple(size):
+            return base
+        return _latents([enlarge_picture(picture, (size[1] * FACTOR, size[0] * FACTOR), upscaler, mode) for picture in pictures], base)
 
     return enlarged

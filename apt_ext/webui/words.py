@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ from modules import prompt_parser
 
 __all__ = ["Word", "join_words", "split_words", "token_positions"]
 
-BREAK = -1.0  # the host's own mark: the weight of the word that begins a new chunk
+HOST_BREAK = -1  # the host's own mark: the weight of the word BREAK, which begins a new chunk
+BREAK = -math.inf  # ours: a user may give any other word a weight of -1
 EDGES = re.compile(r"^([\W_]*)(.*?)([\W_]*)$", re.DOTALL)
 
 
@@ -43,7 +45,7 @@ def split_words(text: str, emphasis: bool = True) -> list[Word]:
     words: list[Word] = []
     open_end = False  # the segment before did not end in a space
     for segment, weight in parsed:
-        if segment == "BREAK" and weight == BREAK:
+        if segment == "BREAK" and weight == HOST_BREAK:
             words.append(Word(segment, BREAK, False))
             open_end = False
             continue

@@ -39,7 +39,7 @@ class TextModel:
             fixes.clear()
 
         for segment, weight in prompt_parser.parse_prompt_attention(text):
-            if weight == -1:
+            if segment == "BREAK" and weight == -1:
                 close()
                 continue
             ids, position = token_ids(segment), 0

@@ -270,7 +270,7 @@ def test_progress_runs_once_from_nothing_to_all(webui):
 
 @pytest.mark.parametrize("phase", [1, 2])
 def test_interrupt_gives_the_best_picture_so_far_at_the_target_size(webui, phase):
-    thread, results, _ = webui.in_background(lambda: webui.hires(steps=60, hr_scale=3, alwayson_scripts=apt(window_batch=1)))
+    thread, results, _ = webui.in_background(lambda: webui.hires(steps=60, hr_scale=3, alwayson_scripts=apt(window_batch=1, phases="double")))
     while not (webui.progress()["textinfo"] or "").startswith(f"APT phase {phase}/2"):
         assert thread.is_alive(), results
         time.sleep(0.02)

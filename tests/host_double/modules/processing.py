@@ -79,6 +79,7 @@ class StableDiffusionProcessing:
     batch_index: int = 0
     firstpass_steps: int = 0
     c: object = None
+    firstpass_image: object = None
 
     sampler_noise_scheduler_override = None
     mask = None
@@ -130,8 +131,11 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if self.latent_scale_mode is None and not any(one.name == mode for one in shared.sd_upscalers):
             raise RuntimeError(f"could not find upscaler named {mode}")
         width, height = (self.hr_resize_x, self.hr_resize_y) if self.hr_resize_x else (int(self.width * self.hr_scale), int(self.height * self.hr_scale))
-        ratio = max(width / self.width, height / self.height)
-        self.hr_upscale_to_x, self.hr_upscale_to_y = int(self.width * ratio), int(self.height * ratio)
+        if self.hr_resize_x and self.hr_resize_y:
+            ratio = max(width / self.width, height / self.height)
+            self.hr_upscale_to_x, self.hr_upscale_to_y = int(self.width * ratio + 1e-6), int(self.height * ratio + 1e-6)
+        else:
+            self.hr_upscale_to_x, self.hr_upscale_to_y = width, height
         self.truncate_x, self.truncate_y = (self.hr_upscale_to_x - width) // FACTOR, (self.hr_upscale_to_y - height) // FACTOR
         if not shared.state.processing_has_refined_job_count:
             shared.state.job_count = 2 * (self.n_iter if shared.state.job_count == -1 else shared.state.job_count)
@@ -139,6 +143,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
     def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subseed_strength, prompts):
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
+        if self.firstpass_image is not None:
+            decoded = torch.from_numpy(np.array(self.firstpass_image)).permute(2, 0, 1)[None] / 127.5 - 1
+            return self.sample_hr_pass(None, decoded, seeds, subseeds, subseed_strength, prompts)
         x = self.rng.next()
         self.tell_scripts(x, x, conditioning, unconditional_conditioning)
         samples = self.sampler.sample(self, x, conditioning, unconditional_conditioning, image_conditioning=x.new_zeros(len(x), 5, 1, 1))

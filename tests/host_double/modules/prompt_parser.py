@@ -64,7 +64,7 @@ def reconstruct_multicond_batch(c, current_step):
 
 def parse_prompt_attention(text):
     found = []
-    for inner, weight, plain in re.findall(r"(?<!\\)\(((?:\\.|[^()\\])*):([\d.]+)\)|((?:\\.|[^(\\])+)", text):
+    for inner, weight, plain in re.findall(r"(?<!\\)\(((?:\\.|[^()\\])*):([+-]?[\d.]+)\)|((?:\\.|[^(\\])+)", text):
         pieces = re.split(r"\s*\bBREAK\b\s*", plain or inner)
         for number, piece in enumerate(pieces):
             found += [["BREAK", -1]] if number else []
