@@ -57,7 +57,7 @@ def test_one_dark_or_bright_colour_comes_back_as_it_was(model, level):
 @pytest.mark.parametrize("size", [(64, 64), (45, 34), (17, 70), (66, 63)])
 def test_a_picture_comes_back_in_its_place(model, size):
     """Also where its sides are no multiple of a latent pixel: shown again it lies where it lay."""
-    scene = Image.fromarray(render(make_scene("pebbles", 4), 80)).crop((0, 0, *size))
+    scene = Image.fromarray(render(make_scene("mosaic", 4), 80)).crop((0, 0, *size))
     source = from_picture(model, scene)
     back = show(model, source, source.latent, 1.0)
     assert back.size == size
