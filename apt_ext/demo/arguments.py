@@ -164,7 +164,7 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
 
 def _without_apt(method: str) -> Preset:
     """A base method as published. MultiDiffusion begins in the middle of the schedule; the others begin at full noise and go phase by phase."""
-    own = {"steps": PUBLISHED["steps"], **PUBLISHED_WINDOWS} if method == "multidiffusion" else PUBLISHED
+    own = {"steps": PUBLISHED["steps"], "phases": "direct", **PUBLISHED_WINDOWS} if method == "multidiffusion" else PUBLISHED
     return Preset({"method": method, **own}, sampler="euler", schedule="normal")
 
 
