@@ -33,7 +33,7 @@ def run(*arguments):
 
 def test_upscale_writes_a_picture_of_the_exact_size_and_a_report(picture, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
-    assert run("upscale", picture, "--scale", 2.5, "-o", out, *FAST) == 0
+    assert run("upscale", picture, "--scale", 2.5, "--matching", 1, "-o", out, *FAST) == 0
     result = Image.open(out / "my photo_demofusion_apt_2.5x.png")
     assert result.size == (112, 85)  # 45 and 34 times 2.5, rounded
     assert "APT seed: 1" in result.text["parameters"]
