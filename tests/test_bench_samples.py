@@ -44,7 +44,14 @@ def test_made_pictures_have_the_colours_of_their_styles():
     assert float(greenness[1::4].mean()) > float(greenness[0::4].mean()) + 0.1
 
 
+def needs_photographs():
+    pytest.importorskip("sklearn", reason="needs the photographs inside scikit-learn")
+    pytest.importorskip("skimage", reason="needs the photographs inside scikit-image")
+
+
 def test_a_colour_that_is_off_counts_as_one(real):
+    needs_photographs()
+
     class Shifted:
         encode, decode = staticmethod(lambda x: x), staticmethod(lambda z: z + 2 / 127.5)
 
@@ -54,6 +61,7 @@ def test_a_colour_that_is_off_counts_as_one(real):
 
 
 def test_the_command_keeps_other_rows(tmp_path, monkeypatch):
+    needs_photographs()
     out = tmp_path / "samples.json"
     out.write_text(json.dumps({"older": {"count": 8}}))
     monkeypatch.setattr("bench.samples.RESAMPLES", 20)

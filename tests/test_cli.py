@@ -74,7 +74,7 @@ def test_methods(picture, tmp_path, method, switch):
 
 
 def test_accdiffusion_says_what_does_not_apply(picture, tmp_path, capsys):
-    run("upscale", picture, "--scale", 1.5, "--steps", 2, "--method", "accdiffusion", "-o", tmp_path / "out", "--quiet")
+    run("upscale", picture, "--scale", 1.5, "--steps", 8, "--method", "accdiffusion", "-o", tmp_path / "out", "--quiet")
     assert "words per window do not apply" in capsys.readouterr().err
 
 
