@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from apt_ext.demo.arguments import DEFAULT_PRESET, job_from, variants
-from apt_ext.demo.enlarging import announce, enlarge_one, machine, report_of, say_limits
+from apt_ext.demo.enlarging import announce, enlarge_one, machine, open_model, report_of, say_limits
 from apt_ext.demo.job import check_output, from_picture
-from apt_ext.demo.model import choose_device, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.sheet import comparison_sheet, stacked
@@ -78,8 +77,7 @@ def command_demo(args: argparse.Namespace, output: Output) -> None:
     else:
         picture, stem = load_picture(args.image), Path(args.image).stem
         subjects = [Subject(stem, _shrink(picture) if args.shrink else picture, None, "photo")]
-    model = load_model(device=choose_device(args.device))
-    model.style_index(job.style)
+    model = open_model(args, job)
     say_limits()
     sheets: list[Image.Image] = []
     made: dict[str, dict[str, Any]] = {}

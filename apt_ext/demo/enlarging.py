@@ -38,7 +38,7 @@ from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import READ, WRITTEN, Picture, load_picture
 from apt_ext.demo.upscalers import enlarger
 
-__all__ = ["announce", "command_generate", "command_upscale", "enlarge_one", "machine", "report_of", "say_limits"]
+__all__ = ["announce", "command_generate", "command_upscale", "enlarge_one", "machine", "open_model", "report_of", "say_limits"]
 
 LIMITS = (
     "The embedded model is small: it sharpens edges and adds texture of the kind that it was trained on, but it does not know what your picture shows. "
@@ -99,6 +99,11 @@ def machine(model: LeavesModel) -> dict[str, Any]:
     return {"versions": versions, "peak_memory_mib": None if memory is None else round(memory)}
 
 
+def _stem(name: str) -> str:
+    """A result's name without its format's ending, where it has one; a dot of its own stays."""
+    return Path(name).stem if Path(name).suffix.lower() in WRITTEN else name
+
+
 def enlarge_one(
     output: Output,
     model: LeavesModel,
@@ -120,7 +125,7 @@ def enlarge_one(
     """
     phases: list[Path] = []
     alpha, profile = (picture.alpha, picture.profile) if picture else (None, None)
-    stem = Path(name).stem if Path(name).suffix.lower() in WRITTEN else name
+    stem = _stem(name)
 
     def save_phase(report: PhaseReport, count: int) -> None:
         if report.phase.number < count:
@@ -150,26 +155,29 @@ def _files(given: Sequence[str]) -> list[str]:
 
 
 def _checked(name: str, job: Job) -> Picture:
-    """A picture that can be enlarged.
+    """A picture that can be enlarged; where it is the first of several, that is said.
 
     Raises:
         ValueError: where it cannot.
     """
     picture = load_picture(name)
     check_output(picture.rgb.size, job.scale)
+    if picture.frames > 1:
+        print(f"{name}: the first of its {picture.frames} pictures is enlarged", file=sys.stderr)
     return picture
 
 
-def _name_of(args: argparse.Namespace, output: Output, job: Job, stem: str) -> str:
-    return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
+def _finish(
+    args: argparse.Namespace, output: Output, model: LeavesModel, source: Source, job: Job, stem: str, picture: Picture | None = None, bar: Any = None
+) -> str:
+    """Enlarge one source, write its result and report, and say so: the line to show."""
+    name = output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
+    outcome, _, path = enlarge_one(output, model, source, job, name, picture, quiet=args.quiet, keep=args.keep_phases, bar=bar)
+    output.report(_stem(name), report_of(job, source, outcome) | machine(model))
+    return f"{path} ({outcome.seconds:.0f} s)"
 
 
-def _save_report(output: Output, name: str, model: LeavesModel, job: Job, source: Source, outcome: Outcome) -> None:
-    stem = Path(name).stem if Path(name).suffix.lower() in WRITTEN else name
-    output.report(stem, report_of(job, source, outcome) | machine(model))
-
-
-def _start(args: argparse.Namespace, job: Job) -> LeavesModel:
+def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
     """The model, once everything else that can be refused has been."""
     device = choose_device(args.device)
     enlarger(job.options.upscaler, device)
@@ -194,22 +202,17 @@ def command_upscale(args: argparse.Namespace, output: Output) -> None:
         raise ValueError(f"{str(output.file)!r} cannot hold the transparency of {files[0]!r}; use a .png or .webp name")
     if output.file and output.file.resolve() == Path(files[0]).resolve():
         raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
-    model = _start(args, job)
+    model = open_model(args, job)
     say_limits()
-    if picture.frames > 1:
-        print(f"{files[0]}: the first of its {picture.frames} pictures is enlarged", file=sys.stderr)
     source = from_picture(model, picture.rgb)
     announce(model, source, {job.options.method: job})
-    name = _name_of(args, output, job, Path(files[0]).stem)
-    outcome, _, path = enlarge_one(output, model, source, job, name, picture, quiet=args.quiet, keep=args.keep_phases)
-    _save_report(output, name, model, job, source, outcome)
-    print(f"{path} ({outcome.seconds:.0f} s)")
+    print(_finish(args, output, model, source, job, Path(files[0]).stem, picture))
 
 
 def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequence[str]) -> None:
     if output.file:
         raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
-    model = _start(args, job)
+    model = open_model(args, job)
     say_limits()
     good: list[str] = []
     views, bad = 0, list[str]()
@@ -229,10 +232,7 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequ
         for file in good:
             bar.set_description(Path(file).name[:40])
             picture = load_picture(file)
-            source, name = from_picture(model, picture.rgb), _name_of(args, output, job, Path(file).stem)
-            outcome, _, path = enlarge_one(output, model, source, job, name, picture, keep=args.keep_phases, bar=bar)
-            _save_report(output, name, model, job, source, outcome)
-            bar.write(str(path), file=sys.stdout)
+            bar.write(_finish(args, output, model, from_picture(model, picture.rgb), job, Path(file).stem, picture, bar), file=sys.stdout)
     print(f"{len(good)} of {len(files)} pictures in {time.perf_counter() - started:.0f} s")
     if bad:
         raise ValueError(f"{len(bad)} of {len(files)} pictures were left out; the first: {bad[0]}")
@@ -241,14 +241,11 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequ
 def command_generate(args: argparse.Namespace, output: Output) -> None:
     """Let the model make a picture, and enlarge it."""
     job = job_from(args, "autumn")
-    model = _start(args, job)
+    model = open_model(args, job)
     say_limits()
     source = from_style(model, job)
     plan_job(model, source, job)
     stem = output.free_stem(f"{job.style}_{job.seed}")
     output.picture(stem, show(model, source, source.latent, 1.0), _text(job))
     announce(model, source, {job.options.method: job})
-    name = _name_of(args, output, job, stem)
-    outcome, _, path = enlarge_one(output, model, source, job, name, quiet=args.quiet, keep=args.keep_phases)
-    _save_report(output, name, model, job, source, outcome)
-    print(f"{path} ({outcome.seconds:.0f} s)")
+    print(_finish(args, output, model, source, job, stem))

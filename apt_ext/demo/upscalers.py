@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from PIL import Image
@@ -27,6 +27,7 @@ def _filtered(picture: Image.Image, size: tuple[int, int], method: Image.Resampl
     return picture.resize(size, method)
 
 
+@cache  # asked for when a command begins and again by each picture's job
 def _by_network(path: str, device: torch.device) -> Enlarger:
     try:
         ensure_torchvision()
