@@ -2,10 +2,10 @@
 
 from modules import script_callbacks
 
-from apt_ext.webui.plan import add_route
+from apt_ext.webui.page.axes import add_axes
+from apt_ext.webui.page.panel import add_route
+from apt_ext.webui.page.settings import add_settings
 from apt_ext.webui.script import APTScript, APTUpscaleScript  # noqa: F401
-from apt_ext.webui.settings import add_settings
-from apt_ext.webui.xyz import add_axes
 
 script_callbacks.on_ui_settings(add_settings)
 script_callbacks.on_before_ui(add_axes)

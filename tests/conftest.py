@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from apt_ext.demo.samplers import k_sampling
-from tests.host_double import Host, loaded_host
+from tests.host.double import Host, loaded_host
 
 __all__ = ["k_sampling"]
 

@@ -33,14 +33,14 @@ def test_every_link_leads_somewhere():
 
 
 def test_the_guide_lists_the_arguments_in_their_order():
-    from apt_ext.webui.request import CONTROLS
+    from apt_ext.webui.page.request import CONTROLS
 
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
     assert rows == [(str(k), control.name) for k, control in enumerate(CONTROLS, 1)]
 
 
 def test_the_guide_says_what_the_presets_want_of_the_host():
-    from apt_ext.webui.request import preset_host_values
+    from apt_ext.webui.page.request import preset_host_values
 
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| ([\d.]+) \| (.+) \|$", (ROOT / "docs/webui.md").read_text(), re.MULTILINE)
     names = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}

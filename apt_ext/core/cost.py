@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from apt_ext.core.evaluations import calls_per_step
+from apt_ext.core.clock import calls_per_step
 from apt_ext.core.fused import dilated_due
 from apt_ext.core.phases import Phase, Size, base_size, plan_phases
 from apt_ext.core.schedule import path_shares, shortcut_sigmas

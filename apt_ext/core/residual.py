@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from apt_ext.core.evaluations import Clock
+from apt_ext.core.clock import Clock
 from apt_ext.core.hold import Hold
 from apt_ext.core.schedule import PathWeights
 

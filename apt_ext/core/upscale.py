@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apt_ext.core.clock import Clock, LevelClock, StepClock
 from apt_ext.core.conditioning import Condition, condition_views
 from apt_ext.core.dilated import DilatedGrid, dilated_grid
-from apt_ext.core.evaluations import Clock, LevelClock, StepClock
 from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.hold import Hold, hold_weight
 from apt_ext.core.interaction import draw_permutations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from apt_ext import __version__
-from apt_ext.core.evaluations import EVALUATIONS_PER_STEP, FREE_SAMPLERS
+from apt_ext.core.clock import EVALUATIONS_PER_STEP, FREE_SAMPLERS
 from apt_ext.demo.job import Job
 from apt_ext.demo.samplers import SCHEDULES
 from apt_ext.options import PRESETS, PUBLISHED, PUBLISHED_WINDOWS, Options, Preset, preset_named, published, settings

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from apt_ext.core.clock import FREE_SAMPLERS, check_steps, evaluations_per_step
 from apt_ext.core.colour import fix_colour
 from apt_ext.core.cost import PhaseCost, job_cost
-from apt_ext.core.evaluations import FREE_SAMPLERS, check_steps, evaluations_per_step
 from apt_ext.core.phases import Phase, Size, base_size, plan_phases
 from apt_ext.core.upscale import ModelFacts, PhaseReport, PhaseStart, enlarge, upscale
 from apt_ext.demo.autoencoder import FACTOR

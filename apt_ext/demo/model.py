@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apt_ext.core.residual import Denoiser
 from apt_ext.core.schedule import discrete_timestep
-from apt_ext.core.tiled_half import run_in_tiles
+from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.upscale import ModelFacts
 from apt_ext.core.windows import extend
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_ext.core.evaluations import FREE_SAMPLERS, evaluations_per_step
+from apt_ext.core.clock import FREE_SAMPLERS, evaluations_per_step
 from apt_ext.core.upscale import Sampler
 
 __all__ = ["SCHEDULES", "ensure_torchvision", "k_external", "k_sampling", "make_sampler", "make_sigmas"]

@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from PIL import Image
 
-from apt_ext.core.tiling import map_tiles
+from apt_ext.core.tiles.map import map_tiles
 from apt_ext.demo.pictures import to_picture, to_tensor
 from apt_ext.demo.samplers import ensure_torchvision
 from apt_ext.options import UPSCALERS

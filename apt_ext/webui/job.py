@@ -15,20 +15,20 @@ from torch import Tensor
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
-from apt_ext.webui import vae
 from apt_ext.webui.errors import refuse
-from apt_ext.webui.family import family_of
-from apt_ext.webui.host import check_host
-from apt_ext.webui.job_words import listen, window_words
-from apt_ext.webui.progress import Progress, hires_jobs
-from apt_ext.webui.request import Request, infotext
-from apt_ext.webui.sampling import Layout, Pass, lay_out, run_phases
-from apt_ext.webui.saving import rescue, save_phase
-from apt_ext.webui.settings import native_side
-from apt_ext.webui.sizes import FACTOR
-from apt_ext.webui.starts import hires_sizes_of, hires_start, picture_sizes_of, picture_start
+from apt_ext.webui.hosts.detect import check_host
+from apt_ext.webui.latents import vae
+from apt_ext.webui.latents.saving import rescue, save_phase
+from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
+from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
+from apt_ext.webui.model import family_of
+from apt_ext.webui.page.request import Request, infotext
+from apt_ext.webui.page.settings import native_side
+from apt_ext.webui.run.phases import Layout, Pass, lay_out, run_phases
+from apt_ext.webui.run.progress import Progress, hires_jobs
 from apt_ext.webui.state import NAME, Job, job_of
-from apt_ext.webui.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
+from apt_ext.webui.words.passes import listen, window_words
 
 __all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext", "install"]
 

@@ -10,16 +10,16 @@ from modules.ui_components import InputAccordion
 
 from apt_ext.options import Options
 from apt_ext.webui import job
-from apt_ext.webui.colour import fix_colours
 from apt_ext.webui.errors import refuse
-from apt_ext.webui.job_words import draw_words, show_drawn
-from apt_ext.webui.request import CONTROLS, SCALE, Request, parse, preset_host_values, replaced
-from apt_ext.webui.settings import default_values
-from apt_ext.webui.sizes import FACTOR
+from apt_ext.webui.latents.colour import fix_colours
+from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.latents.upscalers import choices, host_name
+from apt_ext.webui.page.accordion import build, component, paste_functions
+from apt_ext.webui.page.axes import overrides_of
+from apt_ext.webui.page.request import CONTROLS, SCALE, Request, parse, preset_host_values, replaced
+from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.state import job_of
-from apt_ext.webui.ui import build, component, paste_functions
-from apt_ext.webui.upscalers import choices, host_name
-from apt_ext.webui.xyz import overrides_of
+from apt_ext.webui.words.passes import draw_words, show_drawn
 
 __all__ = ["APTScript", "APTUpscaleScript"]
 

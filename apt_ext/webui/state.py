@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from apt_ext.core.windows import Window
-from apt_ext.webui.gathering import Seen
-from apt_ext.webui.prompts import Encodings
-from apt_ext.webui.request import Request
+from apt_ext.webui.page.request import Request
+from apt_ext.webui.words.seen import Seen
+from apt_ext.webui.words.windows import Encodings
 
 __all__ = ["NAME", "Job", "job_of"]
 

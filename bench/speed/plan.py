@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from apt_ext.core.clock import evaluations_per_step
 from apt_ext.core.cost import job_cost
-from apt_ext.core.evaluations import evaluations_per_step
 from apt_ext.core.phases import plan_phases
 from apt_ext.demo.samplers import make_sigmas
 from apt_ext.options import PRESETS, Options, preset_options

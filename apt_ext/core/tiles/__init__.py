@@ -1,0 +1,1 @@
+"""Large pictures through an autoencoder in tiles."""

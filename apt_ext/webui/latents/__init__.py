@@ -1,0 +1,1 @@
+"""Pictures and latents: sizes, sources, enlarging, the VAE, colours, saving."""

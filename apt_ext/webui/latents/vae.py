@@ -1,0 +1,99 @@
+"""The host's VAE: encoding, decoding and enlarging of latents, in tiles where the picture is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from modules import devices, processing, sd_samplers_common, shared
+from PIL import Image
+from torch import Tensor, nn
+
+from apt_ext.core.phases import Size
+from apt_ext.core.tiles.autoencoder import run_in_tiles
+from apt_ext.core.upscale import enlarge
+from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
+
+__all__ = ["decode", "encode", "enlarge_latent", "pictures_of", "tiled_vae", "to_picture", "upsampler"]
+
+TILE, HALO = 96, 16  # latent pixels; 768 px tiles fit where a native picture is sampled
+
+
+def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Callable[[Tensor], Tensor]:
+    """An encoder's or a decoder's forward, tile by tile. Statistics are taken from all tiles: a sample's are less close on a decoder of this depth."""
+    forward: Callable[[Tensor], Tensor] = half.forward
+
+    def run(x: Tensor) -> Tensor:
+        if max(x.shape[-2:]) > tile:
+            # The host does not round the sizes of "Resize by"; its encoder drops what does not fill a latent pixel.
+            rows, columns = (side - side % factor.denominator for side in x.shape[-2:])
+            x = x[..., :rows, :columns]
+        return run_in_tiles(half, forward, x, factor, tile=tile, halo=halo).to(x.dtype)
+
+    return run
+
+
+@contextmanager
+def tiled_vae(model: Any, on: bool = True) -> Iterator[None]:
+    """Within the block, this model's VAE works in tiles; afterwards it is what it was.
+
+    Only the encoder and the decoder of this instance are changed, so the host's choice of VAE, its precision, its NaN check and TAESD stay
+    as they are. Where another extension already has its own forward there, it is left to that one.
+    """
+    sizes = {"encoder": (Fraction(1, FACTOR), TILE * FACTOR, HALO * FACTOR), "decoder": (Fraction(FACTOR), TILE, HALO)}
+    halves = {name: getattr(model.first_stage_model, name, None) for name in sizes} if on else {}
+    ours = [(half, *sizes[name]) for name, half in halves.items() if isinstance(half, nn.Module) and "forward" not in half.__dict__]
+    try:
+        for half, factor, tile, halo in ours:
+            half.__dict__["forward"] = _tiled(half, factor, tile, halo)
+        yield
+    finally:
+        for half, *_ in ours:
+            half.__dict__.pop("forward", None)
+
+
+def decode(model: Any, latent: Tensor) -> list[Tensor]:
+    """(B, 4, h, w) -> B pictures (3, 8h, 8w) in -1..1 on the CPU, with the host's NaN check and its retry at higher precision."""
+    return processing.decode_latent_batch(model, latent, target_device=devices.cpu, check_for_nans=True)
+
+
+def to_picture(sample: Tensor) -> Image.Image:
+    """(3, H, W) in -1..1 -> a picture, cut to whole levels as the host cuts them."""
+    values = ((sample.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def pictures_of(model: Any, latent: Tensor) -> list[Image.Image]:
+    """(B, 4, h, w) -> B pictures."""
+    return [to_picture(sample) for sample in decode(model, latent)]
+
+
+def encode(model: Any, pictures: list[Image.Image]) -> Tensor:
+    """B pictures of one size, sides multiples of 8 -> (B, 4, h, w)."""
+    values = np.stack([np.asarray(picture.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255 for picture in pictures])
+    image = torch.from_numpy(values).to(shared.device, dtype=devices.dtype_vae)
+    return sd_samplers_common.images_tensor_to_samples(image, sd_samplers_common.approximation_indexes.get(shared.opts.sd_vae_encode_method), model)
+
+
+def enlarge_latent(z: Tensor, size: Size) -> Tensor:
+    """A latent at (rows, columns), bicubically; at its own size, it itself."""
+    return z if tuple(z.shape[-2:]) == tuple(size) else enlarge(z, size)
+
+
+def upsampler(model: Any, name: str) -> Callable[[Tensor, Size], Tensor]:
+    """How latents are enlarged between the phases, by an upscaler from `upscalers.resolved`: through their pixels, or as latents."""
+    if name == LATENT:
+        return enlarge_latent
+
+    def through_pixels(z: Tensor, size: Size) -> Tensor:
+        if tuple(z.shape[-2:]) == tuple(size):
+            return z
+        larger = (enlarge_picture(picture, (size[1] * FACTOR, size[0] * FACTOR), name) for picture in pictures_of(model, z))
+        return torch.cat([encode(model, [picture]) for picture in larger]).to(z)
+
+    return through_pixels

@@ -1,0 +1,1 @@
+"""What the user sees and says: controls, settings, panel, axes."""

@@ -1,0 +1,121 @@
+"""The controls on the page, made from `CONTROLS`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from apt_ext.webui.page.request import CONTROLS, CUSTOM, Control, preset_host_values, preset_values
+
+__all__ = ["build", "component", "paste_functions"]
+
+
+def component(control: Control, value: Any, elem_id: str, choices: Sequence[str] = (), visible: bool = True) -> Any:
+    """The gradio component of a control. `choices`: what is offered instead of the control's own."""
+    shared = {"label": control.label, "value": value, "elem_id": elem_id, "visible": visible}
+    if control.choices and control.free:
+        return gr.Dropdown(choices=list(choices or control.choices), allow_custom_value=True, info=control.help, **shared)
+    if control.choices:
+        return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
+    if isinstance(control.default, bool):
+        return gr.Checkbox(**shared)
+    return gr.Slider(minimum=control.least, maximum=control.slider, step=control.step, info=control.help, **shared)
+
+
+def build(
+    values: Mapping[str, Any],
+    elem_id: Callable[[str], str],
+    upscalers: Sequence[str] = (),
+    host_upscaler: tuple[Any, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+    """Lay the controls out: the preset and what it comes to, the main ones, and the others under "Advanced".
+
+    Args:
+        values: what each shows at first. `elem_id`: name -> the component's id.
+        upscalers: what the host offers. `host_upscaler`: the host's own field that decides instead of APT's, which is not shown then, and what
+            each preset puts into it.
+
+    Returns:
+        The components by name, in the order of `CONTROLS`.
+    """
+    made: dict[str, Any] = {}
+
+    def row(*names: str, visible: bool = True) -> Any:
+        with gr.Row(visible=visible) as made_row:
+            for name in names:
+                control = next(c for c in CONTROLS if c.name == name)
+                own = name != "upscaler" or host_upscaler is None
+                made[name] = component(control, values[name], elem_id(name), upscalers if name == "upscaler" else (), own)
+                # The host keeps what a component showed at its first start and puts it back ever after; the settings page has our defaults.
+                made[name].do_not_save_to_config = True
+        return made_row
+
+    row("preset")
+    gr.HTML(elem_id=elem_id("plan"), elem_classes=["apt-plan"])  # the panel, which the page's script fills
+    row("method")
+    words = row("words", "draw_words", visible=values["method"] == "accdiffusion")
+    shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
+    made["method"].change(fn=lambda method: gr.update(visible=method == "accdiffusion"), **shown)
+    row("upscaler", "colour_fix")
+    row("phases", "matching")
+    row("gamma", "overlap")
+    row("gamma_auto", "tiled_vae", "save_phases")
+    row("jitter", "window_batch")
+    with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
+        row("residual", "dilated", "sharpen")
+        row("blur", "feather", "tolerance")
+        row("dilated_every", "border", "fill")
+        row("hold", "hold_until", "hold_width")
+        row("blur_auto", "skip_residual", "reanchor")
+    ordered = {control.name: made[control.name] for control in CONTROLS}
+    _wire_preset(ordered, elem_id("preset"))
+    if host_upscaler is not None:
+        field, names = host_upscaler
+        fill = {"inputs": [made["preset"]], "outputs": [field], "show_progress": False, "queue": False}
+        made["preset"].input(fn=lambda preset: gr.update(value=names[preset]) if preset in names else gr.update(), **fill)
+    return ordered
+
+
+def _wire_preset(made: Mapping[str, Any], preset_id: str) -> None:
+    """A preset fills the rest, and the host's steps and denoising strength where the user sees them; touching the rest makes it a custom one again."""
+    filled = [name for name in made if name in preset_values("Quality")]
+
+    def fill(preset: str) -> list[Any]:
+        values = preset_values(preset)
+        return [gr.update(value=values[name]) if name in values else gr.update() for name in filled]
+
+    made["preset"].input(fn=fill, inputs=[made["preset"]], outputs=[made[name] for name in filled], show_progress=False, queue=False)
+    fields = json.dumps(preset_host_values())
+    made["preset"].input(fn=None, _js=f"(preset) => aptFillHost('{preset_id}', {fields}[preset])", inputs=[made["preset"]], outputs=[], show_progress=False)
+    for name in filled:
+        made[name].input(fn=None, _js=f"() => '{CUSTOM}'", inputs=[], outputs=[made["preset"]], show_progress=False)
+
+
+def paste_functions() -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """Control name -> how its value is read from a parsed infotext; None leaves it as it is."""
+
+    def reader(control: Control) -> Callable[[dict[str, Any]], Any]:
+        if control.name == "preset":
+            return lambda d: CUSTOM if "APT method" in d else None
+        if control.word:
+            option = control.name.removesuffix(f"_{control.word}")
+            return lambda d: None if f"APT {option}" not in d else d[f"APT {option}"] == control.word
+        if not control.infotext:
+            return lambda d: None
+        if isinstance(control.default, bool):
+            return lambda d: None if control.infotext not in d else str(d[control.infotext]) == "True"
+        if control.choices:
+            return lambda d: d.get(control.infotext)
+        return lambda d: _number(d.get(control.infotext), control)
+
+    return {control.name: reader(control) for control in CONTROLS}
+
+
+def _number(text: Any, control: Control) -> Any:
+    try:
+        return (int if isinstance(control.default, int) else float)(text)
+    except (TypeError, ValueError):
+        return None  # a word, which has a box of its own

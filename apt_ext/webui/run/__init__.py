@@ -1,0 +1,1 @@
+"""A pass of the host's, run phase by phase with the engine inside."""

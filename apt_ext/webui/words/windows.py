@@ -1,0 +1,181 @@
+"""Prompts per window in the host: what each window keeps of the text that its rows are conditioned on, and its encoding.
+
+Source: AccDiffusion (Lin et al., ECCV 2024), section 3.2. Unlike its published code, a window that would keep nothing keeps the whole
+prompt, and the windows' true positions of every step count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from modules import devices, prompt_parser, shared
+from torch import Tensor
+
+from apt_ext.core.conditioning import Condition, ViewBatch, own_rows
+from apt_ext.core.phases import Size
+from apt_ext.core.windows import Window
+from apt_ext.core.words import kept_words, window_shares
+from apt_ext.webui.model import POOLED
+from apt_ext.webui.words.seen import PromptRows, Schedules, Seen, emphasis, text_at
+from apt_ext.webui.words.text import join_words
+
+__all__ = ["Crop", "Encodings", "WindowPrompts"]
+
+
+class Crop(NamedTuple):
+    """The part of the picture that the phases enlarge: `top`, `left` and its `size`, of a `whole` (rows, columns) that the maps show."""
+
+    top: int
+    left: int
+    size: Size
+    whole: Size
+
+
+class WindowPrompts:
+    """The prompts of a phase's local windows.
+
+    Args:
+        seen: from the pass before. `schedules`: of this pass.
+        threshold: AccDiffusion's c. `size`: (rows, columns) of the phase. `crop`: what it shows of the picture that was seen.
+        rows: of the sampler's denoiser. `encoded`: (text) -> its conditioning, shared by the phases of a job.
+    """
+
+    def __init__(self, seen: Seen, schedules: Schedules, threshold: float, size: Size, crop: Crop, rows: PromptRows, encoded: Encodings):
+        self.seen, self.schedules, self.threshold, self.rows, self.encoded = seen, schedules, threshold, rows, encoded
+        scale = (size[0] / crop.size[0], size[1] / crop.size[1])
+        self._whole = (round(crop.whole[0] * scale[0]), round(crop.whole[1] * scale[1]))
+        self._offset = (round(crop.top * scale[0]), round(crop.left * scale[1]))
+        self._kept: dict[tuple[int, str, Window], str] = {}
+        self._current: list[tuple[int, int, int]] = []
+
+    def texts(self, picture: int, text: str, windows: Sequence[Window]) -> list[str]:
+        """What each window keeps of a picture's text."""
+        fresh = [window for window in dict.fromkeys(windows) if (picture, text, window) not in self._kept]
+        if fresh:
+            words, masks = self.seen.masks(picture, text)
+            judged = sorted(index for index in masks if words[index].core)
+            unseen = {index for index, word in enumerate(words) if word.core and index not in judged}
+            moved = [window._replace(top=window.top + self._offset[0], left=window.left + self._offset[1]) for window in fresh]
+            of_windows: list[list[int]] = [[] for _ in fresh]
+            if judged:
+                of_windows = kept_words(window_shares(torch.stack([masks[index] for index in judged]), moved, self._whole), self.threshold)
+            for window, kept in zip(fresh, of_windows, strict=True):
+                everything = len(kept) == len(judged)
+                self._kept[picture, text, window] = text if everything else join_words(words, unseen | {judged[index] for index in kept}, emphasis())
+        return [self._kept[picture, text, window] for window in windows]
+
+    def prepare(self, calls: Sequence[int], windows: Callable[[int], Sequence[Window]], evaluated: Sequence[bool], cond: Any) -> None:
+        """Encode, before the phase begins, every prompt that its windows will ask for.
+
+        Args:
+            calls: of the denoiser in each step. `windows`: of a step. `evaluated`: whether a step's local path is.
+            cond: the host's conditioning that they stand in for.
+        """
+        needed: dict[str, None] = {}
+        done = 0
+        for step, count in enumerate(calls):
+            placed = windows(step) if evaluated[step] else ()
+            for picture, parts in enumerate(self.schedules):
+                for schedule in parts:
+                    # In the order of the calls: a set's own would change the order of the encodings from run to run.
+                    for text in dict.fromkeys(text_at(schedule, call) for call in range(done, done + count)):
+                        needed |= dict.fromkeys(one for one in self.texts(picture, text, placed) if one != text)
+            done += count
+        self.encoded.encode(list(needed), cond)
+
+    def next_call(self, count: int) -> None:
+        """The model is about to be called with `count` rows at the phase's size."""
+        self._current = self.rows.take(count)
+
+    def condition(self, inner: Condition) -> Condition:
+        """`inner`, after which every local window's prompt rows see its own words."""
+
+        def with_words(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, Any]:
+            cut = inner(extra, batch)
+            if batch.grid is not None or not self._current:
+                return cut
+            owners = {row: (picture, part) for row, picture, part in self._current}
+            step = self.rows.step
+
+            def own(window: Window, row: int) -> tuple[str, str] | None:
+                if row not in owners:
+                    return None
+                picture, part = owners[row]
+                text = text_at(self.schedules[picture][part], step)
+                kept = self.texts(picture, text, [window])[0]
+                return None if kept == text else (text, kept)
+
+            return {**cut, "cond": self._with_rows(cut["cond"], batch, own)}
+
+        return with_words
+
+    def _with_rows(self, cond: Mapping[str, Any], batch: ViewBatch, own: Callable[[Window, int], tuple[str, str] | None]) -> Mapping[str, Any]:
+        def sequence(value: Tensor) -> Tensor:
+            def row(window: Window, number: int) -> Tensor | None:
+                found = own(window, number)
+                return None if found is None else _fitted(self.encoded.of(found[1], self.rows.cond)[0].to(value), value[number])
+
+            return own_rows(value, batch, row)
+
+        def pooled(value: Tensor) -> Tensor:
+            def row(window: Window, number: int) -> Tensor | None:
+                found = own(window, number)
+                return None if found is None else self.encoded.of(found[1], self.rows.cond)[1].to(value)
+
+            # Only the pooled prompt is the window's own; sizes and crop corner stay as they are.
+            return torch.cat([own_rows(value[:, :POOLED], batch, row), value[:, POOLED:]], dim=1)
+
+        if "crossattn" in cond:
+            return {**cond, "crossattn": sequence(cond["crossattn"]), "vector": pooled(cond["vector"])}
+        return {**cond, "c_crossattn": [sequence(cond["c_crossattn"][0])]}
+
+    def labels(self, windows: Sequence[Window]) -> list[list[str]]:
+        """[picture][window] -> the words it keeps at the first step, parts joined by AND."""
+        made = []
+        for picture, parts in enumerate(self.schedules):
+            columns = [self.texts(picture, text_at(schedule, 0), windows) for schedule in parts]
+            made.append([" AND ".join(texts) for texts in zip(*columns, strict=True)])
+        return made
+
+
+def _fitted(encoded: Tensor, full: Tensor) -> Tensor:
+    """(t, C) as long as the whole prompt's (T, C), the last vector repeated, as the host does with prompts of different lengths."""
+    missing = len(full) - len(encoded)
+    return torch.cat([encoded, encoded[-1:].expand(missing, -1)]) if missing > 0 else encoded[: len(full)]
+
+
+class Encodings:
+    """Conditioning of texts, each encoded once: text -> (t, C) and, for SDXL, the pooled (1280,), kept on the CPU.
+
+    Attributes:
+        calls: of the text encoder.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Tensor, Tensor]] = {}
+        self._for: Any = None
+        self.calls = 0
+
+    def encode(self, texts: Sequence[str], cond: Any) -> None:
+        """Encode what is not there yet, with the loaded checkpoint. `cond`: the conditioning that they stand in for; the refiner's is another."""
+        if self._for is not cond:
+            self._made, self._for = {}, cond
+        for text in dict.fromkeys(texts):
+            if text in self._made:
+                continue
+            if shared.state.interrupted or shared.state.skipped:
+                return
+            # One by one, as the host does: its emphasis brings the mean of everything that is encoded together back to what it was.
+            with devices.autocast():
+                made = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
+            self.calls += 1
+            sequence, vector = (made["crossattn"][0], made["vector"][0, :POOLED]) if isinstance(made, dict) else (made[0], made.new_zeros(0))
+            self._made[text] = (sequence.to(devices.cpu), vector.to(devices.cpu))
+
+    def of(self, text: str, cond: Any) -> tuple[Tensor, Tensor]:
+        """The conditioning of one text."""
+        if self._for is not cond or text not in self._made:
+            self.encode([text], cond)
+        return self._made[text]

@@ -1,0 +1,151 @@
+"""The acceptance suite: it drives a running WebUI with this extension through its API.
+
+    WEBUI_URL=http://127.0.0.1:7860 python -m pytest tests/acceptance
+
+WEBUI_CHECKPOINTS names the checkpoints to run it with, separated by commas; without it, the loaded one. Windows and pictures are kept
+small by settings that are sent along with every job, so a checkpoint with random weights on a CPU is enough.
+"""
+
+import base64
+import io
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from PIL import Image
+
+URL = os.environ.get("WEBUI_URL", "").rstrip("/")
+SIDE = 128
+
+
+def pytest_collection_modifyitems(items):
+    if URL:
+        return
+    here = os.path.dirname(__file__)
+    for item in items:
+        if str(item.path).startswith(here):
+            item.add_marker(pytest.mark.skip(reason="needs a running WebUI with this extension: set WEBUI_URL"))
+
+
+class Refused(Exception):
+    def __init__(self, status, body):
+        super().__init__(body.get("detail") or body)
+        self.status, self.sentence = status, str(body.get("detail"))
+
+
+class Answer:
+    def __init__(self, body):
+        self.images = body["images"]
+        self.info = json.loads(body["info"])
+
+    @property
+    def text(self):
+        return self.info["infotexts"][0]
+
+    def picture(self, index=0):
+        return Image.open(io.BytesIO(base64.b64decode(self.images[index]))).convert("RGB")
+
+    def same(self, other):
+        return [Answer._pixels(image) for image in self.images] == [Answer._pixels(image) for image in other.images]
+
+    @staticmethod
+    def _pixels(image):
+        picture = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+        return picture.size, picture.tobytes()
+
+
+def encoded(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+class WebUI:
+    """A running WebUI; every job of its is small."""
+
+    def __init__(self, checkpoint=None):
+        self.settings = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
+        # The host puts a setting back after a job only where its configuration file has it, so every job says what it needs.
+        self.settings |= {"show_progress_every_n_steps": -1, "batch_cond_uncond": True}
+        # The host itself fails for inpainting checkpoints: in the hires pass with Latent upscalers, in img2img with "latent upscale",
+        # where prompt and negative prompt differ in length, and with a negative guidance minimum sigma.
+        self.inpainting = "inpaint" in (checkpoint or "")
+        self.upscaler = "Lanczos" if self.inpainting else "Latent"
+        if checkpoint:
+            self.settings["sd_model_checkpoint"] = checkpoint
+
+    def call(self, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(URL + path, data=data, headers={"Content-Type": "application/json"})
+        try:
+            return json.loads(urllib.request.urlopen(request).read())
+        except urllib.error.HTTPError as error:
+            raise Refused(error.code, json.loads(error.read())) from None
+
+    def job(self, path, defaults, given):
+        body = defaults | given
+        body["override_settings"] = self.settings | body.get("override_settings", {})
+        return Answer(self.call(path, body))
+
+    def txt2img(self, **given):
+        defaults = {"prompt": "a leaf", "negative_prompt": "blurry", "seed": 11, "steps": 4, "width": SIDE, "height": SIDE}
+        return self.job("/sdapi/v1/txt2img", defaults | {"sampler_name": "Euler", "scheduler": "Automatic", "cfg_scale": 5}, given)
+
+    def hires(self, **given):
+        defaults = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": self.upscaler, "denoising_strength": 0.6}
+        return self.txt2img(**defaults | given)
+
+    def img2img(self, picture, **given):
+        defaults = {"prompt": "a leaf", "negative_prompt": "blurry", "seed": 11, "steps": 8, "width": 2 * SIDE, "height": 2 * SIDE, "cfg_scale": 5}
+        defaults |= {"sampler_name": "Euler", "scheduler": "Automatic", "denoising_strength": 0.6, "init_images": [encoded(picture)]}
+        return self.job("/sdapi/v1/img2img", defaults, given)
+
+    def outcome(self, run):
+        try:
+            return run()
+        except Refused as refused:
+            return refused
+
+    def in_background(self, run):
+        """Start a job and poll the progress until it ends: (results, [(progress, text, state)])."""
+        results, seen = [], []
+
+        def work():
+            results.append(self.outcome(run))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread, results, seen
+
+    def progress(self):
+        return self.call("/sdapi/v1/progress?skip_current_image=true")
+
+
+def apt(**settings):
+    return {"APT": {"args": [{"enabled": True} | settings]}}
+
+
+def _checkpoints():
+    named = [name for name in os.environ.get("WEBUI_CHECKPOINTS", "").split(",") if name]
+    return named or [None]
+
+
+@pytest.fixture(scope="session", params=_checkpoints(), ids=str)
+def webui(request):
+    return WebUI(request.param)
+
+
+@pytest.fixture(scope="session")
+def picture():
+    size = (SIDE, SIDE)
+    red, green, blue = Image.linear_gradient("L").resize(size), Image.radial_gradient("L").resize(size), Image.linear_gradient("L").rotate(90).resize(size)
+    return Image.merge("RGB", (red, green, blue))
+
+
+@pytest.fixture
+def clock():
+    return time.monotonic

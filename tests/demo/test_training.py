@@ -1,0 +1,154 @@
+"""The embedded model's training: its pictures, its loop, its checkpoints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from apt_ext.demo.dataset import STYLE_NAMES, VIEW, ZOOMS, draw, make_pool, photo_pyramids, recolour
+from apt_ext.demo.fit import LOWEST, Plan, compact, expand, fit, plateau
+from apt_ext.demo.model import load_model
+from apt_ext.demo.photos import MORE_PHOTOS, held_out_half, load_more_photos, training_half
+
+ROOT = Path(__file__).parents[2]
+
+
+def picture(rows, columns, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(40, 61), (61, 40), (30, 30), (31, 31)])
+def test_halves_of_a_photograph_share_nothing_and_leave_nothing(shape):
+    whole = picture(*shape)
+    axis = 1 if shape[1] >= shape[0] else 0
+    mine, theirs = training_half(whole), held_out_half(whole)
+    assert np.array_equal(np.concatenate([mine, theirs], axis), whole)
+    assert 0 <= theirs.shape[axis] - mine.shape[axis] <= 1
+
+
+def test_a_missing_photograph_is_named_with_its_package(tmp_path):
+    with pytest.raises(ValueError, match=r"sheep\.webp is nowhere below .*; unpack Debian's gcompris-qt-data there"):
+        load_more_photos(tmp_path)
+    assert len({name for names in MORE_PHOTOS.values() for name in names}) == sum(map(len, MORE_PHOTOS.values()))
+
+
+def test_photographs_are_shown_at_every_zoom_and_never_blown_up_where_that_can_be_helped():
+    for shape, count in (((300, 225), 1), ((427, 320), 1), ((1000, 700), 2)):
+        pyramids = photo_pyramids(picture(*shape))
+        assert len(pyramids) == count
+        for pyramid in pyramids:
+            shorter = [min(level.shape[:2]) for level in pyramid]
+            assert shorter[0] >= VIEW
+            assert np.allclose(np.divide(shorter, shorter[0]), ZOOMS, rtol=0.03)
+            assert min(shape) < VIEW * ZOOMS[-1] or shorter[-1] <= min(shape)
+
+
+def test_views_have_their_styles():
+    photos = [np.full((300, 300, 3), 255, np.uint8)]
+    pool = make_pool(1, 1, 2, photos, 1)
+    assert [len(level) for level in pool[0]] == [3, 1, 1, 1, 1]
+    x, styles = draw(pool, 64, 0.5, np.random.default_rng(1))
+    assert x.shape == (64, 3, VIEW, VIEW)
+    white = x.flatten(1).min(1).values == 1
+    assert torch.equal(white, styles == STYLE_NAMES.index("photo"))
+    assert 16 < int(white.sum()) < 48
+    assert {0, 1, 2, 3} <= set(styles.tolist())
+
+
+def test_recoloured_views_keep_their_shapes_and_the_others_stay():
+    x = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    y = recolour(x, 0.5, np.random.default_rng(1))
+    assert torch.equal(x[4:], y[4:])
+    for before, after in zip(x[:4] + 1, y[:4] + 1, strict=True):
+        alike = torch.corrcoef(torch.cat([before.flatten(1), after.flatten(1)]))[:3, 3:]
+        assert torch.allclose(alike.max(0).values, torch.ones(3), atol=1e-4)  # each channel is one of before, dimmed
+        assert float(after.max()) < float(before.max())
+
+
+def test_the_rate_rises_stays_and_goes_down_in_a_straight_line():
+    assert plateau(0, 0.0) == pytest.approx(0.01)
+    assert plateau(500, 0.0) == plateau(500, 0.59) == 1
+    assert plateau(500, 0.8) == pytest.approx(LOWEST + 0.5)
+    assert plateau(500, 1.0) == LOWEST
+
+
+def test_a_compact_checkpoint_is_half_as_large_and_keeps_what_is_tiny():
+    state = {"model": {"large": 1e-9 * torch.randn(64, 128), "small": torch.randn(3)}, "steps": [{"betas": (0.9, 0.98), "step": 3}], "none": None}
+    back = expand(compact(state))
+    assert torch.allclose(back["model"]["large"], state["model"]["large"], rtol=1e-3, atol=1e-13)
+    assert torch.equal(back["model"]["small"], state["model"]["small"])
+    assert back["steps"] == [{"betas": [0.9, 0.98], "step": 3}]
+    assert back["none"] is None
+    assert compact(state)["model"]["large"]["half"].element_size() == 2
+    assert torch.equal(expand(compact(torch.zeros(5000))), torch.zeros(5000))
+
+
+def regression(seed=1):
+    """A model with matrices for both optimisers, and its loss: to be 0, it has to learn a fixed linear map."""
+    torch.manual_seed(seed)
+    model, target = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 4)), torch.randn(32, 4)
+
+    def loss(step, part):
+        x = torch.randn(16, 32, generator=torch.Generator().manual_seed(1000 * step + part))
+        return (model(x) - x @ target).square().mean()
+
+    return model, loss
+
+
+def test_training_learns_goes_on_from_a_compact_checkpoint_and_can_be_made_longer(tmp_path):
+    cpu, exported = torch.device("cpu"), []
+    model, loss = regression()
+    first = loss(9999, 0).item()
+    whole = fit(model, loss, Plan(1, 300), tmp_path / "whole.pt", cpu, exported.append)
+    assert loss(9999, 0).item() < 0.1 * first
+    assert len(exported) == 2  # at 200 steps and at the end
+    model, loss = regression()
+    fit(model, loss, Plan(1, 10**7, every=10**7, minutes=0.005), tmp_path / "clock.pt", cpu, exported.append)  # the clock ends it
+    assert 0 < torch.load(tmp_path / "clock.pt")["step"] < 10**6
+    assert len(exported) == 3
+    # 100 steps of the longer run, kept compactly, then the rest: rates are the longer run's, so it ends about where the whole one did.
+    parts, (model, loss) = tmp_path / "parts.pt", regression()
+
+    def cut(step, part):
+        if step == 100:
+            raise KeyboardInterrupt
+        return loss(step, part)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, cut, Plan(1, 300, every=100), parts, cpu, exported.append)
+    torch.save(compact(torch.load(parts)), parts)
+    model, loss = regression()
+    again = fit(model, loss, Plan(1, 300), parts, cpu, exported.append)
+    for a, b in zip(again.parameters(), whole.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=0.02 * float(b.abs().max()))
+    with pytest.raises(ValueError, match="is of a run with seed 1; use another --out for seed 2"):
+        fit(model, loss, Plan(2, 300), parts, cpu, exported.append)
+
+
+def test_the_command_trains_resumes_and_starts_from_given_weights(tmp_path):
+    sizes = "--scenes 1 --whole-scenes 0 --photo-share 0 --autoencoder-steps 2 --autoencoder-batch 2 --unet-steps 2 --unet-batch 4 --latents 8 --workers 1"
+
+    def command(out, *more):
+        line = [sys.executable, "-m", "apt_ext.demo.train", "--out", str(tmp_path / out), "--device", "cpu", *sizes.split(), *more]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    first = command("one")
+    assert first.returncode == 0, first.stderr[-2000:]
+    file = tmp_path / "one" / "leaves.safetensors"
+    made = load_file(file)
+    assert load_model(file).styles == ("autumn", "moss", "pebbles", "mosaic", "photo")
+    assert (tmp_path / "one" / "unet-compact.pt").stat().st_size < 0.6 * (tmp_path / "one" / "unet.pt").stat().st_size
+    assert command("one").returncode == 0
+    again = load_file(file)
+    assert all(torch.equal(again[name], made[name]) for name in made)
+    refused = command("one", "--seed", "3")
+    assert refused.returncode != 0
+    assert "is of a run with seed 2" in refused.stderr
+    assert command("two", "--start", str(file), "--unet-rate", "0", "--autoencoder-rate", "0").returncode == 0
+    started = load_file(tmp_path / "two" / "leaves.safetensors")
+    assert all(torch.allclose(started[name], made[name], atol=2e-3) for name in made if not name.startswith("latent"))

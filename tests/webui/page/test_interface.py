@@ -1,0 +1,165 @@
+"""The accordion and its panel in a browser, with the gradio of the host.
+
+    pip install gradio==3.41.2 playwright, and a Chromium that playwright finds or CHROMIUM names
+
+Everything below the browser is real but the server's answer, which is a plan of a fixed layout.
+"""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+gr = pytest.importorskip("gradio", reason="needs gradio 3.41.2, the host's")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+if not gr.__version__.startswith("3.41"):
+    pytest.skip(f"needs gradio 3.41, the host's, not {gr.__version__}", allow_module_level=True)
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+if not CHROMIUM:
+    pytest.skip("needs a Chromium; CHROMIUM names one", allow_module_level=True)
+
+from apt_ext.options import preset_options  # noqa: E402
+from apt_ext.webui.page.accordion import build  # noqa: E402
+from apt_ext.webui.page.request import CONTROLS, defaults, parse, preset_values  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
+PREFIX = "script_txt2img_apt_"
+# What the host's own JavaScript offers to extensions.
+HOST = """
+window.gradioApp = () => document;
+window.onUiLoaded = (run) => run();
+window.onAfterUiUpdate = () => {};
+window.updateInput = (input) => input.dispatchEvent(new Event("input", {bubbles: true}));
+"""
+PLAN = {
+    "start": [512, 512],
+    "denoising": 0.6,
+    "phases": [{"size": [1024, 1024], "windows": 9, "dilated": 4, "steps": 20, "evaluations": 260}],
+    "evaluations": 260,
+    "demofusion": 520,
+    "plain": 80,
+    "notes": ["A <Latent> upscaler"],
+    "drawing": {"size": [1024, 1024], "windows": [[0, 0, 512, 512], [256, 0, 512, 512], [512, 512, 512, 512]]},
+}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with gr.Blocks() as page:
+        gr.Checkbox(True, interactive=True, elem_id="txt2img_hr-checkbox")
+        gr.Checkbox(True, interactive=True, elem_id=PREFIX + "enable-checkbox")
+        for name, value in (("txt2img_width", 512), ("txt2img_height", 512), ("txt2img_hr_scale", 2), ("txt2img_steps", 20), ("txt2img_hires_steps", 0)):
+            gr.Slider(0, 4096, value, step=1, elem_id=name)
+        gr.Slider(0, 1, 0.6, elem_id="txt2img_denoising_strength")
+        gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_x")
+        gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_y")
+        field = gr.Dropdown(["Latent", "Lanczos", "Latent (bicubic)"], value="Latent", elem_id="txt2img_hr_upscaler")
+        for name, value in (("txt2img_sampling", "Euler"), ("txt2img_scheduler", "Automatic"), ("hr_sampler", "Use same sampler"), ("hr_scheduler", "Karras")):
+            gr.Dropdown([value], value=value, elem_id=name)
+        made = build(defaults(), lambda name: PREFIX + name, ["lanczos"], (field, {"Fast": "Lanczos", "Published": "Latent (bicubic)"}))
+        # Like "Generate", which takes them all in; what is only ever filled would not be editable.
+        gr.Button("Generate").click(lambda *given: None, [field, *made.values()])
+    page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_api=False)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
+@pytest.fixture
+def page(server):
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 900, "height": 1400})
+        tab.asked, tab.answer = [], PLAN
+        tab.route("**/*", lambda route: route.continue_() if route.request.url.startswith(server) else route.abort())
+        tab.route("**/apt/plan", lambda route: (tab.asked.append(route.request.post_data_json), route.fulfill(json=tab.answer)))
+        tab.goto(server)
+        tab.wait_for_selector(f"#{PREFIX}plan", state="attached")
+        tab.add_style_tag(content=(ROOT / "style.css").read_text())
+        tab.add_script_tag(content=HOST + (ROOT / "javascript/apt.js").read_text())
+        yield tab
+        browser.close()
+
+
+def number(page, name):
+    return float(page.input_value(f"#{PREFIX}{name} input[type=number]"))
+
+
+def chosen(page, name):
+    return page.evaluate(f"document.querySelector('#{PREFIX}{name} input:checked').value")
+
+
+def test_every_control_is_on_the_page(page):
+    for control in CONTROLS:
+        assert page.locator(f"#{PREFIX}{control.name}").count() == 1, control.name
+
+
+def test_the_settings_page_alone_has_the_defaults():
+    """The host skips a component with this mark when it saves what the page showed, and when it puts that back at the next start."""
+    with gr.Blocks():
+        made = build(defaults() | {"overlap": 0.6}, lambda name: PREFIX + name)
+    assert all(component.do_not_save_to_config for component in made.values())
+    assert made["overlap"].value == 0.6
+
+
+def test_a_preset_fills_the_rest_and_a_touch_makes_it_custom(page):
+    page.click(f"#{PREFIX}preset label:has-text('Fast')")
+    page.wait_for_function(f"document.querySelector('#{PREFIX}overlap input[type=number]').value == '{preset_values('Fast')['overlap']}'")
+    assert page.input_value(f"#{PREFIX}phases input") == preset_values("Fast")["phases"]
+    assert chosen(page, "preset") == "Fast"
+    page.fill(f"#{PREFIX}overlap input[type=number]", "0.3")
+    page.keyboard.press("Tab")
+    page.wait_for_function(f"document.querySelector('#{PREFIX}preset input:checked').value == 'Custom'")
+    assert number(page, "overlap") == 0.3
+
+
+def test_a_preset_fills_the_hosts_fields_and_the_page_has_no_error(page):
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.click(f"#{PREFIX}preset label:has-text('Published')")
+    page.wait_for_function("document.querySelector('#txt2img_hr_upscaler input').value == 'Latent (bicubic)'")
+    options = preset_options("Published")[0]
+    assert float(page.input_value("#txt2img_denoising_strength input[type=number]")) == options.shortcut
+    assert float(page.input_value("#txt2img_hires_steps input[type=number]")) == options.steps
+    page.click(f"#{PREFIX}preset label:has-text('Custom')")
+    page.wait_for_timeout(1000)
+    assert page.input_value("#txt2img_hr_upscaler input") == "Latent (bicubic)"
+    assert page.asked[-1]["upscaler"] == "Latent (bicubic)"
+    assert not errors
+    assert not page.is_visible(f"#{PREFIX}upscaler")
+
+
+def test_the_panel_shows_the_plan_and_follows_the_sliders(page):
+    page.wait_for_selector(f"#{PREFIX}plan svg")
+    assert page.locator(f"#{PREFIX}plan svg rect.apt-window").count() == 3
+    text = page.inner_text(f"#{PREFIX}plan")
+    assert "1024 x 1024" in text
+    assert "260 UNet evaluations" in text
+    assert "50 %" in text
+    assert text.splitlines()[-1] == "A <Latent> upscaler"
+    first = page.asked[0]
+    assert (first["first"], first["target"], first["sampler"], first["scheduler"]) == ([512, 512], [1024, 1024], "Euler", "Karras")
+    assert first["upscaler"] == "Latent"
+    assert parse([first["settings"]]) == parse([])
+    page.fill(f"#{PREFIX}matching input[type=number]", "0.5")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(1500)
+    assert page.asked[-1]["settings"]["matching"] == 0.5
+
+
+def test_the_panel_says_what_is_wrong(page):
+    page.answer = {"error": "phases <b>9</b> do not fit"}
+    page.fill(f"#{PREFIX}jitter input[type=number]", "0.5")
+    page.keyboard.press("Tab")
+    page.wait_for_selector(f"#{PREFIX}plan .apt-error")
+    assert page.inner_text(f"#{PREFIX}plan") == "phases <b>9</b> do not fit"
+
+
+def test_without_hires_fix_the_panel_says_so(page):
+    page.uncheck("#txt2img_hr-checkbox input")
+    page.wait_for_selector(f"#{PREFIX}plan .apt-error")
+    assert "Hires. fix is off" in page.inner_text(f"#{PREFIX}plan")

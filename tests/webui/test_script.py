@@ -1,0 +1,158 @@
+"""The ways into a job besides the accordion: the dropdown entry, the plot, and the plan that promises what a job will do."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from apt_ext.options import PRESETS, Options, preset_options
+from tests.host.double.jobs import ON, far, left_on_p
+
+pytestmark = pytest.mark.usefixtures("settings_page")
+
+
+def upscaled(host, p, *args):
+    p.scripts = host.script()
+    host.shared.state = host.shared.State()
+    return host.adapter("script").APTUpscaleScript().run(p, *args)
+
+
+def test_the_dropdown_entry_turns_hires_fix_on(host):
+    p = host.text_job(enable_hr=False, denoising_strength=None, hr_resize_x=999)
+    (made,) = upscaled(host, p, 3.0, "Fast")
+    assert made.size == (192, 192)
+    assert (p.enable_hr, p.hr_scale, p.denoising_strength, p.hr_upscaler) == (True, 3.0, Options().shortcut, "Lanczos")
+    assert p.extra_generation_params["APT method"] == PRESETS["Fast"].options["method"]
+    assert not left_on_p(p)
+
+
+@pytest.mark.parametrize("args", [(2.0,), (2.0, "Custom", "demofusion"), ({},), ({"scale": 2}, "another script's")])
+def test_the_dropdown_entry_takes_its_arguments_as_the_accordion_does(host, args):
+    expected = host.run(host.text_job(ON))[0]
+    assert far(upscaled(host, host.text_job(enable_hr=False), *args)[0], expected) == 0
+
+
+def test_the_dropdown_entry_sets_the_size_of_img2img(host, picture):
+    p = host.picture_job(init_images=[picture.resize((72, 60))])
+    (made,) = upscaled(host, p, {"scale": 2.5})
+    assert (p.width, p.height) == made.size == (176, 152)
+
+
+def test_the_dropdown_entry_takes_only_a_mask_s_part_as_it_is(host, picture):
+    p = host.picture_job(init_images=[picture], image_mask=Image.new("L", (64, 64), 255), inpaint_full_res=True, width=64, height=64)
+    assert upscaled(host, p, 2.0)[0].size == (128, 128)
+
+
+@pytest.mark.parametrize("scale", [0.5, 100, "two", None, True, float("nan")])
+def test_bad_scales_are_refused(host, scale):
+    with pytest.raises(host.adapter("errors").APTError, match=r"scale .* is out of range; use a number from 1 to 8"):
+        upscaled(host, host.text_job(), {"scale": scale})
+    assert not host.model.calls
+
+
+def test_the_plot_s_axes_replace_settings_and_the_switch(host):
+    p = host.text_job(False)
+    p.apt_axis_enabled, p.apt_axis_phases, p.apt_axis_matching = True, "direct", 0.5
+    host.run(p)
+    assert (p.extra_generation_params["APT phases"], p.extra_generation_params["APT matching"]) == ("direct", 0.5)
+    p = host.text_job(ON)
+    p.apt_axis_enabled = False
+    host.run(p)
+    assert "APT method" not in p.extra_generation_params
+
+
+@pytest.fixture
+def axes(host, monkeypatch):
+    """The plot's axes by label, as the host's script would hold them."""
+
+    class AxisOption:
+        def __init__(self, label, type, apply, **more):
+            self.label, self.apply, self.more = label, apply, more
+
+    plot = SimpleNamespace(axis_options=[], AxisOption=AxisOption)
+    data = SimpleNamespace(module=plot, script_class=type("Script", (), {"__module__": "xyz_grid.py"}))
+    monkeypatch.setattr(host.scripts, "scripts_data", [data])
+    for _ in range(2):  # a page reload asks again
+        host.adapter("axes").add_axes()
+    assert len({option.label for option in plot.axis_options}) == len(plot.axis_options) > 5
+    return {option.label.removeprefix("[APT] "): option for option in plot.axis_options}
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before_it(host, job_of_kind, axes, kind):
+    p = job_of_kind(kind)
+    axes["Preset"].apply(p, "Fast", ["Fast"])
+    axes["Window overlap"].apply(p, 0.125, [0.125])
+    assert axes["Preset"].more["choices"]() == list(PRESETS)
+    host.run(p)
+    options = preset_options("Fast")[0]
+    assert (p.extra_generation_params["APT method"], p.extra_generation_params["APT overlap"]) == (options.method, 0.125)
+    assert p.denoising_strength == options.shortcut
+    if kind == "text":
+        assert (p.hr_second_pass_steps, p.hr_upscaler) == (round(options.steps * options.shortcut), "Lanczos")
+    else:
+        assert p.steps == options.steps
+
+
+def test_an_unknown_preset_on_an_axis_is_refused(host, axes):
+    p = host.text_job(ON)
+    axes["Preset"].apply(p, "Magic", ["Magic"])
+    with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Fast, Balanced, Quality, Published"):
+        host.run(p)
+    assert not host.model.calls
+
+
+def test_an_ordinary_picture_beside_apt_s_does_not_inherit_its_infotext(host):
+    p = host.text_job(ON)
+    host.run(p)
+    plain = host.text_job(False, extra_generation_params=p.extra_generation_params)
+    host.run(plain)
+    assert not [name for name in plain.extra_generation_params if name.startswith("APT")]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "plms"])
+@pytest.mark.parametrize("img2img", [False, True])
+def test_the_plan_counts_what_the_job_does(host, job_of_kind, img2img, sampler):
+    settings = {"phases": "2,3"}
+    asked = {"img2img": img2img, "first": [64, 64], "target": [192, 192], "given": [64, 64], "resize_mode": 0, "steps": 8, "hires_steps": 0}
+    made = host.panel.plan(asked | {"denoising": 0.6, "sampler": sampler, "scheduler": "Automatic", "settings": settings})
+    assert [phase["size"] for phase in made["phases"]] == [[128, 128], [192, 192]]
+    views = []
+
+    def on_call():
+        if host.shared.state.textinfo:
+            views.append(host.model.calls[-1][0] // 2)
+
+    host.model.on_call = on_call
+    scaled = {"width": 192, "height": 192} if img2img else {"hr_scale": 3.0}
+    host.run(job_of_kind("picture" if img2img else "text", settings, sampler_name=sampler, steps=8, **scaled))
+    assert sum(views) == made["evaluations"]
+
+
+@pytest.mark.parametrize("target", [(128, 96), (72, 120), (96, 64)])
+def test_the_plan_of_another_aspect_is_the_job_s(host, target):
+    first = {"width": 64, "height": 96}
+    asked = {"img2img": False, "first": [64, 96], "target": list(target), "steps": 8, "hires_steps": 0, "denoising": 0.6, "sampler": "euler"}
+    made = host.panel.plan(asked | {"cut": True, "upscaler": "Lanczos", "scheduler": "Automatic", "settings": {"method": "multidiffusion"}})
+    views = []
+
+    def on_call():
+        if host.shared.state.textinfo:
+            views.append(host.model.calls[-1][0] // 2)
+
+    host.model.on_call = on_call
+    p = host.text_job({"method": "multidiffusion"}, hr_resize_x=target[0], hr_resize_y=target[1], steps=8, **first)
+    assert host.run(p)[0].size == target
+    assert sum(views) == made["evaluations"]
+
+
+@pytest.mark.parametrize(("size", "fits"), [((64, 64), True), ((96, 96), True), ((160, 160), False)])
+def test_the_gallery_s_button_plans_from_its_own_picture(host, picture, size, fits):
+    p = host.text_job({"method": "multidiffusion"}, firstpass_image=picture.resize(size))
+    p.txt2img_upscale = True
+    if fits:
+        assert host.run(p)[0].size == (128, 128)
+        return
+    with pytest.raises(host.adapter("errors").APTError, match="is smaller than"):
+        host.run(p)
+    assert not host.model.calls
