@@ -39,7 +39,7 @@ def _version(package: str) -> str:
 def _code() -> str:
     """Digest of the engine's source, so that figures of other code are not taken for this code's."""
     root = Path(apt_ext.__file__).parent
-    return hashlib.sha256(b"".join(file.read_bytes() for file in [*sorted((root / "core").glob("*.py")), root / "options.py"])).hexdigest()[:12]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in [*sorted((root / "core").rglob("*.py")), root / "options.py"])).hexdigest()[:12]
 
 
 def facts(device: torch.device) -> dict[str, Any]:

@@ -18,9 +18,9 @@ function aptFillHost(presetId, values) {
 }
 
 (function() {
-    const NAMES = ["preset", "method", "phases", "matching", "gamma", "gamma_auto", "overlap", "jitter", "window_batch", "tiled_vae", "save_phases",
-        "residual", "dilated", "sharpen", "blur", "blur_auto", "border", "fill", "feather", "tolerance", "reanchor", "words", "draw_words", "dilated_every",
-        "upscaler", "skip_residual", "hold", "hold_until", "hold_width", "colour_fix"];
+    const NAMES = ["preset", "method", "upscaler", "colour_fix", "phases", "matching", "gamma", "overlap", "jitter", "window_batch", "tiled_vae",
+        "save_phases", "word_threshold", "draw_words", "skip_residual", "residual_decay", "dilated_decay", "blur_decay", "blur", "feather",
+        "tolerance", "border", "fill", "reanchor", "hold", "hold_until", "hold_width"];
     const WAIT = 300; // milliseconds after the last change
     const PATIENCE = 5000; // after an error
 

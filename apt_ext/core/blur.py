@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from apt_ext.core.statistics import widen
+from apt_ext.core.statistics import at_least_float32
 from apt_ext.core.windows import extend
 
 __all__ = ["gaussian_blur", "gaussian_kernel"]
 
-NOTHING = 6.0
+CUT_OFF = 6.0
 """Taps further out than so many stds weigh less than float32's rounding of the middle one and are left out, so that the time of a blur hangs
 on its std and not on the kernel's length, which grows with the dilation."""
 
@@ -51,8 +51,8 @@ def gaussian_blur(x: Tensor, lengths: tuple[int, int], std: float, fill: str = "
     rows, columns = lengths
     if rows % 2 == 0 or columns % 2 == 0 or not std > 0:
         raise ValueError(f"a blur of {rows} x {columns} pixels and std {std} cannot be made; use odd lengths and a std above 0")
-    rows, columns = (min(length // 2, math.ceil(NOTHING * std)) for length in lengths)
-    out = extend(widen(x), rows, columns, rows, columns, fill)
+    rows, columns = (min(length // 2, math.ceil(CUT_OFF * std)) for length in lengths)
+    out = extend(at_least_float32(x), rows, columns, rows, columns, fill)
     for reach, axis in ((rows, -2), (columns, -1)):
         out = _weigh(out, gaussian_kernel(2 * reach + 1, std).tolist(), axis)
     return out.to(x.dtype)

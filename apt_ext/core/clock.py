@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["EVALUATIONS_PER_STEP", "FREE_SAMPLERS", "Clock", "LevelClock", "StepClock", "calls_per_step", "check_steps", "evaluations_per_step"]
+__all__ = ["CALLS_PER_STEP", "FREE_SAMPLERS", "Clock", "LevelClock", "StepClock", "check_steps", "sampler_calls", "step_calls"]
 
-EVALUATIONS_PER_STEP: dict[str, int] = {
+CALLS_PER_STEP: dict[str, int] = {
     "euler": 1,
     "euler_ancestral": 1,
     "heun": 2,
@@ -36,7 +36,7 @@ ROUNDING = 4e-3  # samplers hand sigmas on in the latents' precision, and bfloat
 LEAST_STEPS = {"dpmpp_2m_sde": 2, "dpmpp_3m_sde": 2}  # with a single step to 0 they fail inside k-diffusion
 
 
-def evaluations_per_step(sampler: str, residual: bool = True) -> int:
+def sampler_calls(sampler: str, residual: bool = True) -> int:
     """Model calls per step of a sampler, named as in `k_diffusion.sampling` without "sample_"; those to expect, for `FREE_SAMPLERS`.
 
     Args:
@@ -45,9 +45,9 @@ def evaluations_per_step(sampler: str, residual: bool = True) -> int:
     Raises:
         ValueError: for a sampler that is not known, or that chooses its own noise levels where there is a skip residual.
     """
-    if sampler in EVALUATIONS_PER_STEP:
-        return EVALUATIONS_PER_STEP[sampler]
-    known = ", ".join(EVALUATIONS_PER_STEP)
+    if sampler in CALLS_PER_STEP:
+        return CALLS_PER_STEP[sampler]
+    known = ", ".join(CALLS_PER_STEP)
     if sampler not in FREE_SAMPLERS:
         raise ValueError(f"sampler {sampler!r} does not exist; use one of {known}, {', '.join(FREE_SAMPLERS)}")
     if residual:
@@ -63,12 +63,12 @@ def check_steps(sampler: str, steps: int) -> None:
     """
     least = LEAST_STEPS.get(sampler, 1)
     if steps < least:
-        raise ValueError(f"sampler {sampler!r} needs at least {least} steps in a phase, not {steps}; use more steps or a larger shortcut")
+        raise ValueError(f"sampler {sampler!r} needs at least {least} steps in a phase, not {steps}; use more steps or a larger strength")
 
 
-def calls_per_step(sigmas: Sequence[float], evaluations: int | Sequence[int]) -> list[int]:
-    """Model calls of every step of a run over `sigmas`; a last step to 0 takes one. A sequence is passed on as it is."""
-    return [1 if after == 0 else evaluations for after in sigmas[1:]] if isinstance(evaluations, int) else list(evaluations)
+def step_calls(sigmas: Sequence[float], calls: int) -> list[int]:
+    """Model calls of every step of a run over `sigmas`, where a step takes `calls`; a last step to 0 takes one."""
+    return [1 if after == 0 else calls for after in sigmas[1:]]
 
 
 class Clock(Protocol):
@@ -115,14 +115,14 @@ class StepClock:
 
     Args:
         sigmas: the list that the sampler runs on, descending, the last one included.
-        evaluations: model calls per step, from `evaluations_per_step`; a sequence gives each step's own.
+        calls: of the model in each of the N steps, from `step_calls`.
 
     Attributes:
         step: number of the step that the last call belonged to; 0 before the first.
     """
 
-    def __init__(self, sigmas: Sequence[float], evaluations: int | Sequence[int]):
-        self._calls = [step for step, calls in enumerate(calls_per_step(sigmas, evaluations)) for _ in range(calls)]
+    def __init__(self, sigmas: Sequence[float], calls: Sequence[int]):
+        self._calls = [step for step, count in enumerate(calls) for _ in range(count)]
         self._sigmas = list(sigmas)
         self._done = 0
         self.step = 0

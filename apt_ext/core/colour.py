@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apt_ext.core.blur import gaussian_blur
-from apt_ext.core.statistics import widen
+from apt_ext.core.statistics import at_least_float32
 
 __all__ = ["fix_colour"]
 
@@ -35,7 +35,7 @@ def fix_colour(picture: Tensor, smaller: Tensor, width: float) -> Tensor:
     size, small = tuple(picture.shape[-2:]), tuple(smaller.shape[-2:])
     if small[0] > size[0] or small[1] > size[1]:
         raise ValueError(f"colours of {small[0]} x {small[1]} pixels cannot be given to a picture of {size[0]} x {size[1]}; pass the smaller one second")
-    error = widen(smaller).to(picture.device) - F.interpolate(widen(picture), size=small, mode="area")
+    error = at_least_float32(smaller).to(picture.device) - F.interpolate(at_least_float32(picture), size=small, mode="area")
     reach = 2 * math.ceil(4 * width) + 1
     coarse = gaussian_blur(error, (reach, reach), width)
-    return (widen(picture) + F.interpolate(coarse, size=size, mode="bicubic")).to(picture.dtype)
+    return (at_least_float32(picture) + F.interpolate(coarse, size=size, mode="bicubic")).to(picture.dtype)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -41,11 +40,14 @@ class ViewBatch:
         return len(self.windows) if self.grid is None else self.part[1] - self.part[0]
 
     def gather(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) at the latent's size -> (count * N, C, h, w), view-major."""
+        """(N, C, H, W) at the latent's size -> (N * count, C, h, w), sample-major: the views of the first sample come first."""
         if self.grid is None:
             return gather_windows(x, self.windows, self.fill)
-        n = x.shape[0]
-        return gather_dilated(x, self.grid)[self.part[0] * n : self.part[1] * n]
+        return gather_dilated(x, self.grid, self.part).flatten(0, 1)
+
+    def repeat(self, value: Tensor) -> Tensor:
+        """(N, ...), a row for each sample -> (N * count, ...), a row for each view of each sample, in the order of `gather`."""
+        return value.repeat_interleave(self.count, 0)
 
 
 Condition = Callable[[Mapping[str, Any], ViewBatch], Mapping[str, Any]]
@@ -67,7 +69,7 @@ def _cut(value: Any, batch: ViewBatch) -> Any:
             folded = rearrange(value, "b c (h i) (w j) -> b (c i j) h w", i=factor, j=factor)
             return rearrange(batch.gather(folded), "b (c i j) h w -> b c (h i) (w j)", i=factor, j=factor)
     if value.shape[0] == batch.samples:
-        return torch.cat([value] * batch.count)
+        return batch.repeat(value)
     return value
 
 
@@ -75,7 +77,7 @@ def condition_views(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, 
     """The default `Condition`: model arguments for a batch of views.
 
     Tensors of four dimensions at the latent's size, or at a whole multiple of it, are cut like the latent; other tensors with one
-    row per sample are repeated view-major; everything else, 1 x 1 dummies of another batch size included, is passed on.
+    row per sample are repeated for its views; everything else, 1 x 1 dummies of another batch size included, is passed on.
     Mappings, lists and tuples are searched through.
 
     A host that conditions on positions (SDXL's crop coordinates) wraps this and reads `batch.windows`.
@@ -87,19 +89,19 @@ def own_rows(value: Tensor, batch: ViewBatch, own: Callable[[Window, int], Tenso
     """Give local windows conditioning of their own, such as AccDiffusion's prompts.
 
     Args:
-        value: (count * N, ...) view-major, a model argument as `condition_views` makes it; it is not written to.
+        value: (N * count, ...), a model argument as `condition_views` makes it; it is not written to.
         batch: the views. Dilated views keep what they have: each of them shows the whole picture.
         own: a window, row of its N -> what that row sees instead (...), or None where it keeps what it has.
 
     Returns:
-        (count * N, ...).
+        (N * count, ...).
 
     Source: AccDiffusion (Lin et al., ECCV 2024), section 3.2.
     """
     if batch.grid is not None:
         return value
     n = value.shape[0] // batch.count
-    found = {k * n + row: own(window, row) for k, window in enumerate(batch.windows) for row in range(n)}
+    found = {row * batch.count + k: own(window, row) for row in range(n) for k, window in enumerate(batch.windows)}
     changed = {index: tensor for index, tensor in found.items() if tensor is not None}
     if not changed:
         return value

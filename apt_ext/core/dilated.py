@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
+from apt_ext.core.types import Size
 from apt_ext.core.windows import extend
 
 __all__ = ["DilatedGrid", "dilated_grid", "dilation_for", "gather_dilated", "scatter_dilated"]
 
 
-def dilation_for(size: tuple[int, int], base: tuple[int, int]) -> tuple[int, int]:
+def dilation_for(size: tuple[int, int], base: tuple[int, int]) -> Size:
     """d along (rows, columns): the rounded ratio of the two sizes, at least 2 on an axis that grew, 1 on one that did not."""
-    return tuple(max(2, math.floor(n / b + 0.5)) if n > b else 1 for n, b in zip(size, base, strict=True))  # type: ignore[return-value]
+    return Size(*(max(2, math.floor(n / b + 0.5)) if n > b else 1 for n, b in zip(size, base, strict=True)))
 
 
 class DilatedGrid(NamedTuple):
@@ -56,23 +58,25 @@ def pad_to_grid(x: Tensor, grid: DilatedGrid) -> Tensor:
     return extend(x, grid.top, grid.left, grid.bottom, grid.right, grid.fill)
 
 
-def gather_dilated(x: Tensor, grid: DilatedGrid) -> Tensor:
+def gather_dilated(x: Tensor, grid: DilatedGrid, part: tuple[int, int] | None = None) -> Tensor:
     """Take a latent apart.
 
     Args:
         x: (B, C, H, W).
         grid: from `dilated_grid` for that size.
+        part: the first of the views that are wanted, and the one after the last; all of them when left out.
 
     Returns:
-        (d_rows * d_columns * B, C, h, w), view-major (row offset outermost): view (i, j) is padded x[i::d, j::d].
+        (B, views, C, h, w): view i * d_columns + j is padded x[i::d_rows, j::d_columns].
     """
-    i, j = grid.dilation
-    return rearrange(pad_to_grid(x, grid), "b c (h i) (w j) -> (i j b) c h w", i=i, j=j)
+    rows, columns = grid.dilation
+    padded, (start, stop) = pad_to_grid(x, grid), part or (0, grid.views)
+    return torch.stack([padded[..., view // columns :: rows, view % columns :: columns] for view in range(start, stop)], dim=1)
 
 
 def scatter_dilated(views: Tensor, grid: DilatedGrid) -> Tensor:
-    """Put a latent together again: the inverse of `gather_dilated`, the padding cut off."""
-    i, j = grid.dilation
-    x = rearrange(views, "(i j b) c h w -> b c (h i) (w j)", i=i, j=j)
+    """Put a latent (B, C, H, W) together again: the inverse of `gather_dilated`, the padding cut off."""
+    rows, columns = grid.dilation
+    x = rearrange(views, "b (i j) c h w -> b c (h i) (w j)", i=rows, j=columns)
     height, width = x.shape[-2:]
     return x[..., grid.top : height - grid.bottom, grid.left : width - grid.right]

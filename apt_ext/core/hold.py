@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from apt_ext.core.blur import gaussian_blur
-from apt_ext.core.statistics import widen
+from apt_ext.core.statistics import at_least_float32
 
 __all__ = ["Hold", "hold_weight", "low_pass"]
 
@@ -22,7 +22,7 @@ REACH = 4.0  # stds; what lies further out weighs less than a thousandth of the 
 def low_pass(x: Tensor, std: tuple[float, float]) -> Tensor:
     """(B, C, H, W) blurred by a Gaussian of std (rows, columns) in latent pixels, in float32 at least; mirrored at the border."""
     rows, columns = (2 * math.ceil(REACH * s) + 1 for s in std)
-    return gaussian_blur(gaussian_blur(widen(x), (rows, 1), std[0]), (1, columns), std[1])
+    return gaussian_blur(gaussian_blur(at_least_float32(x), (rows, 1), std[0]), (1, columns), std[1])
 
 
 def hold_weight(strength: float, first: float, until: float) -> Callable[[float], float]:
@@ -62,7 +62,7 @@ class Hold(NamedTuple):
         w = self.weight(sigma)
         if w == 0:
             return estimate
-        change = low_pass(widen(self.reference.to(estimate.device)) - widen(estimate), self.std).mul_(w)
+        change = low_pass(at_least_float32(self.reference.to(estimate.device)) - at_least_float32(estimate), self.std).mul_(w)
         if self.free is not None:
             change = change * (1 - self.free.to(change))
-        return (widen(estimate) + change).to(estimate.dtype)
+        return (at_least_float32(estimate) + change).to(estimate.dtype)

@@ -8,10 +8,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from apt_ext.core.dilated import dilation_for
+from apt_ext.core.types import Size
 
 __all__ = ["Phase", "base_size", "plan_phases"]
-
-Size = tuple[int, int]
 
 
 class Phase(NamedTuple):
@@ -27,10 +26,10 @@ class Phase(NamedTuple):
     number: int
     size: Size
     scale: float
-    dilation: tuple[int, int]
+    dilation: Size
 
 
-def base_size(size: Size, window: Size, multiple: int = 1, tolerance: float = 1.5) -> Size:
+def base_size(size: tuple[int, int], window: tuple[int, int], multiple: int = 1, tolerance: float = 1.5) -> Size:
     """The size at which the model composes a whole picture.
 
     Args:
@@ -44,19 +43,18 @@ def base_size(size: Size, window: Size, multiple: int = 1, tolerance: float = 1.
     """
     area, native = size[0] * size[1], window[0] * window[1]
     if area <= tolerance * native:
-        return size
+        return Size(*size)
     ratio = math.sqrt(native / area)
     # The short side of a panorama keeps half a window, or nothing could be told apart on it.
     least = (window[0] // 2, window[1] // 2)
-    rows, columns = (min(n, max(multiple, w, round(n * ratio / multiple) * multiple)) for n, w in zip(size, least, strict=True))
-    return rows, columns
+    return Size(*(min(n, max(multiple, w, round(n * ratio / multiple) * multiple)) for n, w in zip(size, least, strict=True)))
 
 
-def _linear(size: Size, base: Size) -> float:
+def _linear(size: tuple[int, int], base: tuple[int, int]) -> float:
     return math.sqrt(size[0] * size[1] / (base[0] * base[1]))
 
 
-def plan_phases(base: Size, start: Size, target: Size, policy: str | Sequence[float] = "progressive") -> list[Phase]:
+def plan_phases(base: tuple[int, int], start: tuple[int, int], target: tuple[int, int], policy: str | Sequence[float] = "progressive") -> list[Phase]:
     """Lay out the phases from a starting size to a target.
 
     Args:
@@ -96,7 +94,7 @@ def plan_phases(base: Size, start: Size, target: Size, policy: str | Sequence[fl
     for r in ratios:
         # Along each axis the way from start to target is gone in equal proportion, so that the aspect changes smoothly if it does.
         part = math.log(r / first) / math.log(last / first)
-        size = (round(start[0] * (target[0] / start[0]) ** part), round(start[1] * (target[1] / start[1]) ** part))
+        size = Size(*(round(a * (b / a) ** part) for a, b in zip(start, target, strict=True)))
         if size not in (start, target) and size not in sizes:
             sizes.append(size)
-    return [Phase(k, size, _linear(size, base), dilation_for(size, base)) for k, size in enumerate([*sizes, target], 1)]
+    return [Phase(k, size, _linear(size, base), dilation_for(size, base)) for k, size in enumerate([*sizes, Size(*target)], 1)]

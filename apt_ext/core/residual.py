@@ -1,25 +1,21 @@
-"""The skip residual, and the model that a sampler is given during a phase."""
+"""The skip residual, and the gate that it enters the sampler through."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from apt_ext.core.clock import Clock
 from apt_ext.core.hold import Hold
-from apt_ext.core.schedule import PathWeights
+from apt_ext.core.types import Denoiser
+from apt_ext.core.weights import PathWeights
 
-__all__ = ["Denoiser", "PhaseDenoiser", "mix_residual"]
+__all__ = ["PhaseDenoiser", "StepMixer", "mix_residual"]
 
-
-class Denoiser(Protocol):
-    """k-diffusion's model: (B, C, H, W) noisy latents and (B,) sigmas to the (B, C, H, W) estimate of the clean ones."""
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-        """(B, C, H, W), (B,), the model's other arguments -> (B, C, H, W)."""
-        ...
+Residual = tuple[Tensor, Tensor]
+"""(z_up, noise): the clean latent and the noise that a phase began with, shaped like the sampler's state."""
 
 
 def mix_residual(x: Tensor, z_up: Tensor, noise: Tensor, sigma: float, c1: float) -> None:
@@ -28,7 +24,8 @@ def mix_residual(x: Tensor, z_up: Tensor, noise: Tensor, sigma: float, c1: float
     Args:
         x: (B, C, H, W), the sampler's own tensor; nothing else lets the sampler see the mix.
         z_up, noise: the phase's starting latent and starting noise, shaped like x.
-        sigma: noise level of x. `c1`: share of the residual, 0 to 1.
+        sigma: noise level of x.
+        c1: share of the residual, 0 to 1.
 
     Source: DemoFusion (Du et al., CVPR 2024), section 3.2, "Skip Residual".
     """
@@ -36,26 +33,50 @@ def mix_residual(x: Tensor, z_up: Tensor, noise: Tensor, sigma: float, c1: float
         x.lerp_((z_up + sigma * noise).to(x.dtype), c1)
 
 
-class PhaseDenoiser:
-    """What a sampler gets as its model during a phase: counts the steps, mixes the skip residual in once per step, and holds the estimate.
+def _unscaled(z_up: Tensor, noise: Tensor, sigma: float) -> Residual:
+    return z_up, noise
+
+
+class StepMixer:
+    """Stands before every model call of a run: counts it, and at the first of a step mixes the skip residual in.
 
     Args:
-        denoiser: the fused denoiser of the phase.
-        clock: counts this run's model calls; share it with the denoiser's windows.
+        clock: of this run's model calls.
         weights: sigma -> the weights of the step, of which c1 is used.
-        residual: (z_up, noise), or None for no skip residual.
-        hold: low-pass guidance, or None.
+        residual: what is mixed in, or None.
+        scaled: the residual and sigma -> the residual in the sampler's own units; k-diffusion's when left out.
     """
 
     def __init__(
-        self, denoiser: Denoiser, clock: Clock, weights: Callable[[float], PathWeights], residual: tuple[Tensor, Tensor] | None, hold: Hold | None = None
+        self,
+        clock: Clock,
+        weights: Callable[[float], PathWeights],
+        residual: Residual | None,
+        scaled: Callable[[Tensor, Tensor, float], Residual] = _unscaled,
     ):
-        self.denoiser, self.clock, self.weights, self.residual, self.hold = denoiser, clock, weights, residual, hold
+        self.clock, self.weights, self.residual, self.scaled = clock, weights, residual, scaled
+
+    def begin(self, x: Tensor, sigma: float) -> None:
+        """The model is about to be called at noise level `sigma` with the sampler's live tensor (B, C, H, W), which may be changed."""
+        if self.clock.tick(sigma) and self.residual is not None:
+            mix_residual(x, *self.scaled(*self.residual, sigma), sigma, self.weights(sigma).c1)
+
+
+class PhaseDenoiser:
+    """What a k-diffusion sampler gets as its model during a phase.
+
+    Args:
+        denoiser: the fused denoiser of the phase.
+        mixer: the gate before it.
+        hold: low-pass guidance after it, or None.
+    """
+
+    def __init__(self, denoiser: Denoiser, mixer: StepMixer, hold: Hold | None = None):
+        self.denoiser, self.mixer, self.hold = denoiser, mixer, hold
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         """(B, C, H, W) the sampler's live tensor, changed at the first call of a step, and (B,) -> (B, C, H, W)."""
         level = float(sigma.max())
-        if self.clock.tick(level) and self.residual is not None:
-            mix_residual(x, *self.residual, level, self.weights(level).c1)
+        self.mixer.begin(x, level)
         estimate = self.denoiser(x, sigma, **extra)
         return estimate if self.hold is None else self.hold(estimate, level)

@@ -173,11 +173,11 @@ def gather_windows(x: Tensor, windows: Sequence[Window], fill: str = "reflect") 
         fill: what a window sees beyond the border, "reflect" or "zero".
 
     Returns:
-        (k * B, C, h, w), window-major: the B samples of the first window come first.
+        (B * k, C, h, w), sample-major: the k windows of the first sample come first. So halves of a batch stay halves, whichever sample is in which.
     """
     if fill not in FILLS:
         raise ValueError(f"fill {fill!r} does not exist; use one of {', '.join(FILLS)}")
-    return torch.cat([_cut(x, w, fill) for w in windows])
+    return torch.stack([_cut(x, w, fill) for w in windows], dim=1).flatten(0, 1)
 
 
 def place_windows(value: Tensor, patches: Tensor, windows: Sequence[Window], weight: Tensor | None = None) -> None:
@@ -185,12 +185,12 @@ def place_windows(value: Tensor, patches: Tensor, windows: Sequence[Window], wei
 
     Args:
         value: (B, C, H, W), added to. Windows are added one after the other, so that equal runs give equal sums on any device.
-        patches: (k * B, C, h, w), as `gather_windows` orders them.
+        patches: (B * k, C, h, w), as `gather_windows` orders them.
         windows: their k positions.
         weight: (h, w) multiplies every patch; ones when left out.
     """
     height, width = value.shape[-2:]
-    for patch, w in zip(patches.chunk(len(windows)), windows, strict=True):
+    for patch, w in zip(patches.reshape(-1, len(windows), *patches.shape[1:]).unbind(1), windows, strict=True):
         if weight is not None:
             patch = patch * weight
         top, left, bottom, right = max(0, w.top), max(0, w.left), min(height, w.top + w.height), min(width, w.left + w.width)

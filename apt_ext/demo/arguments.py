@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from apt_ext import __version__
-from apt_ext.core.clock import EVALUATIONS_PER_STEP, FREE_SAMPLERS
+from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS
 from apt_ext.demo.job import Job
-from apt_ext.demo.samplers import SCHEDULES
-from apt_ext.options import PRESETS, PUBLISHED, PUBLISHED_WINDOWS, Options, Preset, preset_named, published, settings
+from apt_ext.options import PRESETS, PUBLISHED_WINDOWS, Options, Preset, Schedule, Setting, preset_named, published, settings
 
 __all__ = ["DEFAULT_PRESET", "job_from", "make_parser", "variants"]
 
-APT_SETTINGS = ("matching", "gamma", "shortcut")
+APT_SETTINGS = ("matching", "gamma", "strength")
 DEFAULT_PRESET = "Balanced"
 
 
@@ -38,41 +36,30 @@ def _number(text: str) -> float:
 _number.__name__ = "number"
 
 
-def _number_or(word: str) -> Any:
-    def parse(text: str) -> float | str:
-        return text if text == word else _number(text)
-
-    parse.__name__ = f"number or {word!r}"
-    return parse
-
-
-def _add_options(parser: argparse.ArgumentParser, switch: bool) -> None:
+def _add_settings(parser: argparse.ArgumentParser, switch: bool) -> None:
     group = parser.add_argument_group("settings of the method")
     presets = ", ".join(name.lower() for name in PRESETS)
     group.add_argument("--preset", metavar="X", help=f"settings and sampler that go together ({presets}); {DEFAULT_PRESET.lower()}")
-    own = PRESETS[DEFAULT_PRESET].options
     if switch:
         group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
-    for name, field in settings().items():
-        limits, flag = field.metadata, f"--{name.replace('_', '-')}"
-        names = (flag, "--strength") if name == "shortcut" else (flag,)
-        shown = f"{limits['help']}{_extent(limits)}; {own.get(name, field.default)}"
-        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": _kind(field), "metavar": "X"}
-        group.add_argument(*names, dest=f"option_{name}", default=argparse.SUPPRESS, help=shown, **kind)
+    for prefix, own in (("schedule", PRESETS[DEFAULT_PRESET].schedule), ("option", PRESETS[DEFAULT_PRESET].options)):
+        for name, setting in settings(type(own)).items():
+            default = getattr(own, name)
+            flags = (f"--{name.replace('_', '-')}", *({"strength": ("--shortcut",)}.get(name, ())))
+            kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+            if not isinstance(default, bool):
+                kind = {"type": {int: int, float: _number}.get(type(default), str), "metavar": "X"}
+            group.add_argument(*flags, dest=f"{prefix}_{name}", default=argparse.SUPPRESS, help=f"{setting.help}{_extent(name, setting)}; {default}", **kind)
 
 
-def _kind(field: dataclasses.Field[Any]) -> Any:
-    if "word" in field.metadata:
-        return _number_or(field.metadata["word"])
-    return {int: int, float: _number}.get(type(field.default), str)
-
-
-def _extent(limits: Mapping[str, Any]) -> str:
-    if "choices" in limits:
-        return f" ({', '.join(limits['choices'])})"
-    if "known" in limits:
-        return f" ({', '.join(limits['known'])}, or a model file that spandrel reads)"
-    return f" ({limits['least']} to {limits['most']})" if "least" in limits else ""
+def _extent(name: str, setting: Setting) -> str:
+    if name == "sampler":
+        return f" ({', '.join([*CALLS_PER_STEP, *FREE_SAMPLERS])})"
+    if name == "upscaler":
+        return f" ({', '.join(setting.known)}, or a model file that spandrel reads)"
+    if setting.choices:
+        return f" ({', '.join(setting.choices)})"
+    return f" ({setting.least} to {setting.most})" if setting.least is not None else ""
 
 
 MAKING = 1.5  # guidance of pictures that are made from nothing; one that is enlarged has its style, and guidance changes nothing but the cost
@@ -81,8 +68,6 @@ MAKING = 1.5  # guidance of pictures that are made from nothing; one that is enl
 def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True, guidance: float = Job.guidance) -> None:
     job = Job()
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
-    parser.add_argument("--sampler", help=f"one of k-diffusion's {', '.join([*EVALUATIONS_PER_STEP, *FREE_SAMPLERS])}; the preset's")
-    parser.add_argument("--schedule", help=f"noise schedule, one of {', '.join(SCHEDULES)}; the preset's")
     parser.add_argument("--guidance", type=_number, default=guidance, help="classifier-free guidance; %(default)s")
     parser.add_argument(
         "--guided-above", type=_number, default=job.guided_above, help="noise level below which guidance is left out, which halves the work there; %(default)s"
@@ -90,7 +75,7 @@ def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = 
     parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
     parser.add_argument("--seed", type=int, default=job.seed, help="the same seed makes the same file; %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... ; 'auto' takes a GPU where there is one")
-    _add_options(parser, switch)
+    _add_settings(parser, switch)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -147,29 +132,37 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
     Raises:
         ValueError: in one sentence, for a value that cannot be used.
     """
-    given = {name.removeprefix("option_"): value for name, value in vars(args).items() if name.startswith("option_")}
+    given = {name: value for name, value in vars(args).items() if name.startswith(("option_", "schedule_"))}
+    named = {name.partition("_")[2] for name in given}
     apt = getattr(args, "apt", True)
     if not apt and args.preset is not None:
         raise ValueError(f"--no-apt and --preset {args.preset} contradict each other; leave one of them out")
-    preset = preset_named(args.preset or DEFAULT_PRESET) if apt else _without_apt(given.get("method", Options.method))
-    options = Options(**{**preset.options, **given})
+    made = preset_named(args.preset or DEFAULT_PRESET) if apt else _without_apt(given.get("option_method", Options.method))
+    made = Preset(_replaced(made.options, given, "option_"), _replaced(made.schedule, given, "schedule_"))
     if not apt:
-        clash = [name for name in APT_SETTINGS if name in given and not (name == "shortcut" and options.method == "multidiffusion")]
+        clash = [name for name in APT_SETTINGS if name in named and not (name == "strength" and made.options.method == "multidiffusion")]
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
-        options = published(options)
-    sampler, schedule = args.sampler or preset.sampler, args.schedule or preset.schedule
-    return Job(args.scale, options, sampler, schedule, args.guidance, args.style or style, args.seed, args.guided_above)
+        made = published(made)
+    return Job(args.scale, made.options, made.schedule, args.guidance, args.style or style, args.seed, args.guided_above)
+
+
+T = TypeVar("T", Options, Schedule)
+
+
+def _replaced(own: T, given: dict[str, Any], prefix: str) -> T:
+    return dataclasses.replace(own, **{name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)})
 
 
 def _without_apt(method: str) -> Preset:
     """A base method as published. MultiDiffusion begins in the middle of the schedule; the others begin at full noise and go phase by phase."""
-    own = {"steps": PUBLISHED["steps"], "phases": "direct", **PUBLISHED_WINDOWS} if method == "multidiffusion" else PUBLISHED
-    return Preset({"method": method, **own}, sampler="euler", schedule="normal")
+    plain = PRESETS["Published"]
+    if method != "multidiffusion":
+        return Preset(dataclasses.replace(plain.options, method=method), plain.schedule)
+    return Preset(Options(method=method, phases="direct", **PUBLISHED_WINDOWS), dataclasses.replace(plain.schedule, strength=Schedule.strength))
 
 
 def variants(job: Job, preset: str, published_too: bool) -> dict[str, Job]:
     """The jobs that the demo lays side by side, by label."""
-    other = preset_named("Published")
-    plain = dataclasses.replace(job, options=Options(**other.options), sampler=other.sampler, schedule=other.schedule)
+    plain = dataclasses.replace(job, options=PRESETS["Published"].options, schedule=PRESETS["Published"].schedule)
     return {**({"DemoFusion": plain} if published_too else {}), f"APT {preset.lower()}": job}

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from apt_ext.core.cost import demofusion_views, phase_views
-from apt_ext.core.schedule import discrete_timestep
-from apt_ext.core.upscale import ModelFacts
+from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.plan import demofusion_views
+from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.arguments import job_from, make_parser
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.comparing import command_demo
 from apt_ext.demo.enlarging import command_generate, command_upscale
-from apt_ext.demo.job import Job, check_output, lay_out
+from apt_ext.demo.job import Job, check_output, plan_for
 from apt_ext.demo.model import NATIVE, alphas_cumprod, choose_device, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.sheet import samples_sheet
@@ -41,19 +41,20 @@ def command_plan(args: argparse.Namespace) -> None:
         raise ValueError(f"model {args.model!r} does not exist; use one of {', '.join(FAMILIES)}")
     native, factor, multiple = FAMILIES[args.model]
     sigmas = ((1 - alphas_cumprod()) / alphas_cumprod()) ** 0.5
-    facts = ModelFacts((native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
+    facts = ModelFacts(Size(native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
     width, height = (int(side) for side in sides.groups())
     check_output((width, height), job.scale, most=65536)
     size = (-(-height // factor), -(-width // factor))
-    phases, costs, schedule = lay_out(facts, sigmas, size, job)
+    plan = plan_for(facts, sigmas, size, job)
     rows: list[dict[str, Any]] = [
-        {"size": [cost.phase.size[1] * factor, cost.phase.size[0] * factor], "scale": round(cost.phase.scale, 4), "steps": cost.steps}
-        | {"windows": max(local for local, _ in each), "dilated_views": max(dilated for _, dilated in each)}
-        | {"local": cost.local, "dilated": cost.dilated}
-        for cost, each in ((cost, phase_views(cost.phase, job.options, facts, schedule, 1, job.seed)) for cost in costs)
+        {"size": [phase.size.columns * factor, phase.size.rows * factor], "scale": round(phase.scale, 4), "steps": plan.steps}
+        | {"windows": max(local // calls for (local, _), calls in zip(views, plan.calls, strict=True))}
+        | {"dilated_views": max(dilated // calls for (_, dilated), calls in zip(views, plan.calls, strict=True))}
+        | {"local": total.local, "dilated": total.dilated}
+        for phase, views, total in zip(plan.phases, plan.views, plan.totals, strict=True)
     ]
-    reference = demofusion_views(size, phases[-1].size, facts)
-    total = sum(cost.evaluations for cost in costs)
+    reference = demofusion_views(size, plan.phases[-1].size, facts)
+    total = plan.evaluations
     if args.json:
         print(json.dumps({"settings": asdict(job), "phases": rows, "window_evaluations": total, "demofusion_published": reference}, indent=1))
         return
@@ -65,7 +66,7 @@ def command_plan(args: argparse.Namespace) -> None:
 def command_samples(args: argparse.Namespace, output: Output) -> None:
     if not 1 <= args.count <= 64:
         raise ValueError(f"count {args.count} is out of range; use 1 to 64")
-    job = Job(style="autumn", sampler="dpmpp_2m", schedule="karras", seed=args.seed, guidance=args.guidance)
+    job = Job(style="autumn", seed=args.seed, guidance=args.guidance)
     model = load_model(device=choose_device(args.device))
     print(output.picture("samples", samples_sheet(model, job, args.count)))
 

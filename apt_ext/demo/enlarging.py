@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from apt_ext import __version__
-from apt_ext.core.upscale import PhaseReport
+from apt_ext.core.phases import Phase
 from apt_ext.demo.arguments import job_from
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import (
@@ -26,8 +27,8 @@ from apt_ext.demo.job import (
     check_output,
     from_picture,
     from_style,
-    lay_out,
     peak_memory_mib,
+    plan_for,
     plan_job,
     run_job,
     seconds_per_view,
@@ -54,7 +55,7 @@ def say_limits() -> None:
 def _text(job: Job) -> dict[str, str]:
     """What is written into a picture file, so that the job can be repeated from it."""
     values = asdict(job)
-    flat = {name: value for name, value in values.items() if name != "options"} | values["options"]
+    flat = {name: value for name, value in values.items() if name not in ("options", "schedule")} | values["schedule"] | values["options"]
     return {"parameters": ", ".join(f"APT {name.replace('_', ' ')}: {value}" for name, value in flat.items()), "Software": f"apt_ext {__version__}"}
 
 
@@ -69,9 +70,9 @@ def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
 def announce(model: LeavesModel, source: Source, jobs: Mapping[str, Job], title: str = "") -> None:
     """Say what will be done and about how long it takes, before it begins."""
     for label, job in jobs.items():
-        phases, costs, _ = plan_job(model, source, job)
-        views = sum(cost.evaluations for cost in costs)
-        sizes = ", ".join(f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}" for phase in phases)
+        plan = plan_job(model, source, job)
+        views = plan.evaluations
+        sizes = ", ".join(f"{phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}" for phase in plan.phases)
         seconds = views * seconds_per_view(model, job)
         took = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"
         print(f"{title}{label}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
@@ -127,10 +128,10 @@ def enlarge_one(
     alpha, profile = (picture.alpha, picture.profile) if picture else (None, None)
     stem = _stem(name)
 
-    def save_phase(report: PhaseReport, count: int) -> None:
-        if report.phase.number < count:
-            image = show(model, source, report.latent, report.phase.size[1] * FACTOR / source.covered[0])
-            phases.append(output.picture(f"{stem}_phase{report.phase.number}of{count}", _with_alpha(image, alpha), _text(job), profile))
+    def save_phase(phase: Phase, latent: Tensor, count: int) -> None:
+        if phase.number < count:
+            image = show(model, source, latent, phase.size.columns * FACTOR / source.covered[0])
+            phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(job), profile))
 
     outcome = run_job(model, source, job, title=title, quiet=quiet, bar=bar, on_finished=save_phase)
     image = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
@@ -219,8 +220,7 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequ
     for file in files:
         try:
             width, height = _checked(file, job).rgb.size
-            costs = lay_out(model.facts, model.sigmas, (-(-height // FACTOR), -(-width // FACTOR)), job)[1]
-            views += sum(cost.evaluations for cost in costs)
+            views += plan_for(model.facts, model.sigmas, (-(-height // FACTOR), -(-width // FACTOR)), job).evaluations
             good.append(file)
         except ValueError as error:
             bad.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import time
@@ -15,17 +16,20 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from apt_ext.core.clock import FREE_SAMPLERS, check_steps, evaluations_per_step
+from apt_ext.core.clock import FREE_SAMPLERS, check_steps, sampler_calls, step_calls
 from apt_ext.core.colour import fix_colour
-from apt_ext.core.cost import PhaseCost, job_cost
-from apt_ext.core.phases import Phase, Size, base_size, plan_phases
-from apt_ext.core.upscale import ModelFacts, PhaseReport, PhaseStart, enlarge, upscale
+from apt_ext.core.noise_levels import shortcut_sigmas
+from apt_ext.core.phases import Phase, base_size
+from apt_ext.core.plan import PhaseSetup, Plan, make_plan
+from apt_ext.core.types import ModelFacts, Size, size_of
+from apt_ext.core.upscale import PhaseStart, enlarge, sample_with, upscale
+from apt_ext.core.views import ViewCalls
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.model import NATIVE, LeavesModel
 from apt_ext.demo.pictures import to_picture, to_tensor
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.demo.upscalers import Enlarger, enlarger
-from apt_ext.options import Options, has_residual
+from apt_ext.options import Options, Schedule, has_residual
 
 __all__ = [
     "MAX_OUTPUT",
@@ -35,8 +39,8 @@ __all__ = [
     "check_output",
     "from_picture",
     "from_style",
-    "lay_out",
     "peak_memory_mib",
+    "plan_for",
     "plan_job",
     "run_job",
     "seconds_per_view",
@@ -53,8 +57,7 @@ class Job:
 
     scale: float = 4.0
     options: Options = field(default_factory=Options)
-    sampler: str = "dpmpp_2m"
-    schedule: str = "karras"
+    schedule: Schedule = field(default_factory=Schedule)
     guidance: float = 1.0
     style: str = "photo"
     seed: int = 1
@@ -69,7 +72,7 @@ class Job:
             raise ValueError(f"guidance {self.guidance} is out of range; use 0 to 30")
         if not (math.isfinite(self.guided_above) and 0 <= self.guided_above <= 100):
             raise ValueError(f"guided above {self.guided_above} is out of range; use a noise level from 0 to 100")
-        evaluations_per_step(self.sampler, has_residual(self.options))
+        sampler_calls(self.schedule.sampler, has_residual(self.options))
 
 
 def _stream(seed: int, kind: int, number: int = 0) -> int:
@@ -115,7 +118,7 @@ def from_picture(model: LeavesModel, image: Image.Image) -> Source:
     own = to_tensor(image)
     picture = F.pad(own, (0, -own.shape[-1] % FACTOR, 0, -own.shape[-2] % FACTOR), "replicate")
     z = model.encode(picture)
-    size = (z.shape[-2], z.shape[-1])
+    size = size_of(z)
     base = base_size(size, model.facts.window)
     small = z if base == size else model.encode(to_tensor(image.resize((base[1] * FACTOR, base[0] * FACTOR), Image.Resampling.LANCZOS)))
     return Source(z, small, image.size, picture)
@@ -124,11 +127,11 @@ def from_picture(model: LeavesModel, image: Image.Image) -> Source:
 def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, int] = (16, 16)) -> Source:
     """Let the model make a picture of its own in the job's style, (rows, columns) in latent pixels."""
     generator = torch.Generator().manual_seed(_stream(job.seed, BASE_NOISE))
-    sigmas = make_sigmas(job.schedule, steps, model.sigmas)
+    sigmas = make_sigmas(job.schedule.spacing, steps, model.sigmas)
     x = torch.randn((1, 4, *size), generator=generator) * sigmas[0]
     style = torch.tensor([model.style_index(job.style)], device=model.device)
     with torch.no_grad():
-        z = make_sampler(job.sampler, [_stream(job.seed, BASE_SAMPLER)])(
+        z = make_sampler(job.schedule.sampler, [_stream(job.seed, BASE_SAMPLER)])(
             model.denoiser(job.guidance), x.to(model.device), sigmas.to(model.device), extra_args={"style": style}, callback=lambda info: None
         )
     return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), model.decode(z).cpu())
@@ -147,27 +150,30 @@ def check_output(pixels: tuple[int, int], scale: float, most: int = MAX_OUTPUT) 
         raise ValueError(f"scale {scale:g} would make {width} x {height} pixels, more than {most} a side; {remedy}")
 
 
-def lay_out(facts: ModelFacts, sigmas: Tensor, size: Size, job: Job) -> tuple[list[Phase], list[PhaseCost], Tensor]:
-    """The phases of a job on any model, their costs and the noise schedule.
+def plan_for(facts: ModelFacts, sigmas: Tensor, size: tuple[int, int], job: Job) -> Plan:
+    """The plan of a job on any model.
 
     Args:
-        facts: of the model. `sigmas`: its ascending noise levels. `size`: (rows, columns) of the picture in latent pixels.
+        facts: of the model.
+        sigmas: its ascending noise levels.
+        size: (rows, columns) of the picture in latent pixels.
 
     Raises:
         ValueError: for phases that do not fit, or a sampler that needs more steps.
     """
+    own = job.schedule
     target = (math.ceil(size[0] * job.scale - 1e-6), math.ceil(size[1] * job.scale - 1e-6))
-    phases = plan_phases(base_size(size, facts.window), size, target, job.options.phase_ratios() or job.options.phases)
-    schedule = make_sigmas(job.schedule, job.options.steps, sigmas)
-    costs = job_cost(phases, job.options, facts, schedule, evaluations_per_step(job.sampler, has_residual(job.options)), job.seed)
-    check_steps(job.sampler, costs[0].steps)
-    return phases, costs, schedule
+    levels = shortcut_sigmas(make_sigmas(own.spacing, own.steps, sigmas), own.strength)
+    calls = step_calls(levels.tolist(), sampler_calls(own.sampler, has_residual(job.options)))
+    plan = make_plan(size, target, job.options, facts, levels, calls, job.seed)
+    check_steps(own.sampler, plan.steps)
+    return plan
 
 
-def plan_job(model: LeavesModel, source: Source, job: Job) -> tuple[list[Phase], list[PhaseCost], Tensor]:
-    """`lay_out` for a picture on the embedded model."""
+def plan_job(model: LeavesModel, source: Source, job: Job) -> Plan:
+    """`plan_for` a picture on the embedded model."""
     check_output(source.pixels, job.scale)
-    return lay_out(model.facts, model.sigmas, (source.latent.shape[-2], source.latent.shape[-1]), job)
+    return plan_for(model.facts, model.sigmas, size_of(source.latent), job)
 
 
 def seconds_per_view(model: LeavesModel, job: Job) -> float:
@@ -213,78 +219,69 @@ def run_job(
     title: str = "",
     quiet: bool = False,
     bar: Any = None,
-    on_finished: Callable[[PhaseReport, int], None] | None = None,
+    on_finished: Callable[[Phase, Tensor, int], None] | None = None,
 ) -> Outcome:
     """Upscale a source.
 
     Args:
-        title: shown before each phase's progress bar; `quiet` shows none. `bar`: one to count the windows on instead, which is left open.
-        on_finished: told each finished phase and how many there are; it may save the picture as it stands.
+        title: shown before each phase's progress bar; `quiet` shows none.
+        bar: one to count the windows on instead, which is left open.
+        on_finished: told each finished phase, its latent and how many phases there are; it may save the picture as it stands.
     """
     upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device))
-    phases, costs, sigmas = plan_job(model, source, job)
+    plan = plan_job(model, source, job)
     own: tqdm[Any] | None = None
     records: list[dict[str, Any]] = []
-    started = phase_started = time.perf_counter()
+    views, started = 0, time.perf_counter()
+    phase_started = started
 
-    def on_phase(phase: Phase, start: PhaseStart) -> None:
-        nonlocal own, phase_started
-        phase_started = time.perf_counter()
-        if bar is not None:
-            return
-        size = f"{phase.size[1] * FACTOR}x{phase.size[0] * FACTOR}"
-        own = tqdm(
-            total=costs[phase.number - 1].evaluations, desc=f"{title}phase {phase.number}/{len(phases)} {size}", unit="window", disable=quiet, mininterval=0.3
-        )
+    def on_start(setup: PhaseSetup, start: PhaseStart) -> None:
+        nonlocal own, phase_started, views
+        phase_started, views, phase = time.perf_counter(), 0, setup.phase
+        if bar is None:
+            label = f"{title}phase {phase.number}/{len(plan.setups)} {phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}"
+            own = tqdm(total=sum(plan.totals[phase.number - 1]), desc=label, unit="window", disable=quiet, mininterval=0.3)
 
     def on_views(count: int) -> None:
+        nonlocal views
+        views += count
         shown = own if bar is None else bar
         if shown is not None:
             shown.update(count)
 
-    def finished(report: PhaseReport) -> None:
+    def finished(setup: PhaseSetup, start: PhaseStart, latent: Tensor) -> None:
         if own is not None:
             own.close()
-        phase, start = report.phase, report.start
+        phase = setup.phase
         records.append(
             {
-                "size": [phase.size[1] * FACTOR, phase.size[0] * FACTOR],
+                "size": [phase.size.columns * FACTOR, phase.size.rows * FACTOR],
                 "scale": round(phase.scale, 4),
                 "dilation": list(phase.dilation),
-                "gamma": round(start.gamma, 6),
-                "steps": len(start.sigmas) - 1,
-                "window_evaluations": report.evaluations,
+                "steps": plan.steps,
+                "window_evaluations": views,
                 "seconds": round(time.perf_counter() - phase_started, 2),
                 "statistics_shift": {"enlarged": start.before, "matched": start.after},
             }
         )
         if on_finished:
-            on_finished(report, len(phases))
+            on_finished(phase, latent, len(plan.setups))
 
     def noise(phase: Phase, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(_stream(job.seed, PHASE_NOISE, phase.number)))
 
-    style = torch.tensor([model.style_index(job.style)], device=model.device)
+    name = job.schedule.sampler
+    sample = sample_with(
+        ViewCalls(model.denoiser(job.guidance, job.guided_above), job.options.window_batch, on_views=on_views),
+        lambda phase: make_sampler(name, [_stream(job.seed, PHASE_SAMPLER, phase.number)]),
+        noise,
+        model_calls=None if name in FREE_SAMPLERS else plan.calls,
+        extra={"style": torch.tensor([model.style_index(job.style)], device=model.device)},
+    )
     try:
         with torch.no_grad():
-            z = upscale(
-                model.denoiser(job.guidance, job.guided_above),
-                source.latent,
-                source.base,
-                phases,
-                job.options,
-                model.facts,
-                sampler=lambda number: make_sampler(job.sampler, [_stream(job.seed, PHASE_SAMPLER, number)]),
-                evaluations=None if job.sampler in FREE_SAMPLERS else evaluations_per_step(job.sampler),
-                upsample=upsample,
-                sigmas=sigmas.to(model.device),
-                noise=noise,
-                seed=job.seed,
-                extra={"style": style},
-                on_phase=on_phase,
-                on_views=on_views,
-                on_finished=finished,
-            )
+            on_device = dataclasses.replace(plan, sigmas=plan.sigmas.to(model.device))
+            z = upscale(source.latent, source.base, on_device, sample, upsample=upsample, on_start=on_start, on_finished=finished)
     finally:
         if own is not None:
             own.close()

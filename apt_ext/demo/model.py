@@ -10,10 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from apt_ext.core.residual import Denoiser
-from apt_ext.core.schedule import discrete_timestep
+from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.tiles.autoencoder import run_in_tiles
-from apt_ext.core.upscale import ModelFacts
+from apt_ext.core.types import Denoiser, ModelFacts, Size
 from apt_ext.core.windows import extend
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
 from apt_ext.demo.blocks import channels_last
@@ -23,7 +22,7 @@ from apt_ext.demo.unet import MULTIPLE, UNet
 __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "choose_device", "load_model"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "leaves.safetensors"
-NATIVE = (16, 16)
+NATIVE = Size(16, 16)
 TILE, HALO, PATCH, SHARE = 256, 10, 24, 0.34  # latent pixels, and the share of the picture that statistics are taken from
 
 

@@ -18,12 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_ext.core.clock import FREE_SAMPLERS, evaluations_per_step
-from apt_ext.core.upscale import Sampler
+from apt_ext.core.clock import FREE_SAMPLERS, sampler_calls
+from apt_ext.core.types import Sampler
 
-__all__ = ["SCHEDULES", "ensure_torchvision", "k_external", "k_sampling", "make_sampler", "make_sigmas"]
-
-SCHEDULES = ("karras", "normal", "exponential")
+__all__ = ["ensure_torchvision", "k_external", "k_sampling", "make_sampler", "make_sigmas"]
 
 
 def ensure_torchvision() -> None:
@@ -64,28 +62,28 @@ def k_external() -> ModuleType:
     return _load("external")
 
 
-def make_sigmas(schedule: str, steps: int, sigmas: Tensor) -> Tensor:
+def make_sigmas(spacing: str, steps: int, sigmas: Tensor) -> Tensor:
     """The whole noise schedule of a job.
 
     Args:
-        schedule: one of `SCHEDULES`. `steps`: N. `sigmas`: (T,) the model's ascending noise levels.
+        spacing: a `Schedule`'s. `steps`: N. `sigmas`: (T,) the model's ascending noise levels.
 
     Returns:
         (N + 1,) descending noise levels from the model's largest, the last one 0.
 
     Raises:
-        ValueError: for a schedule that does not exist.
+        ValueError: for a spacing that does not exist.
     """
     k = k_sampling()
     low, high = float(sigmas[0]), float(sigmas[-1])
-    if schedule == "karras":
+    if spacing == "karras":
         made = k.get_sigmas_karras(steps, low, high)
-    elif schedule == "exponential":
+    elif spacing == "exponential":
         made = k.get_sigmas_exponential(steps, low, high)
-    elif schedule == "normal":
+    elif spacing == "normal":
         made = k_external().DiscreteSchedule(sigmas, quantize=False).get_sigmas(steps)
     else:
-        raise ValueError(f"schedule {schedule!r} does not exist; use one of {', '.join(SCHEDULES)}")
+        raise ValueError(f"spacing {spacing!r} does not exist; use karras, normal or exponential")
     # exp and pow may land a rounding error above the largest level.
     return made.clamp(max=high)
 
@@ -105,7 +103,7 @@ def make_sampler(name: str, seeds: list[int]) -> Sampler:
     Raises:
         ValueError: for one that does not exist.
     """
-    evaluations_per_step(name, residual=False)
+    sampler_calls(name, residual=False)
     k = k_sampling()
     function = getattr(k, f"sample_{name}")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
+from apt_ext.core.types import size_of
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.hosts.detect import check_host
 from apt_ext.webui.latents import vae
@@ -22,10 +23,10 @@ from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
-from apt_ext.webui.model import family_of
+from apt_ext.webui.model import family_of, native_side
 from apt_ext.webui.page.request import Request, infotext
-from apt_ext.webui.page.settings import native_side
-from apt_ext.webui.run.phases import Layout, Pass, lay_out, run_phases
+from apt_ext.webui.run.layout import Layout, lay_out
+from apt_ext.webui.run.phases import Pass, run_phases
 from apt_ext.webui.run.progress import Progress, hires_jobs
 from apt_ext.webui.state import NAME, Job, job_of
 from apt_ext.webui.words.passes import listen, window_words
@@ -109,8 +110,6 @@ def _check(p: Any, request: Request) -> None:
         raise ValueError("pictures that tile seamlessly cannot be made window by window; turn Tiling off")
     if Job(request).words and shared.opts.use_old_emphasis_implementation:
         raise ValueError("words per window cannot be told apart with the old emphasis implementation; turn that setting off, or set words per window to 0")
-    if request.options.gamma == "auto" and p.batch_size > 1:
-        raise ValueError(f"schedule strength 'auto' is measured on one picture at a time, not on a batch of {p.batch_size}; use batch count, or give a number")
     _choose_upscaler(p, request)
 
 
@@ -181,14 +180,13 @@ class _as_hires:
 
 def _announce(p: Any, job: Job, layout: Layout, hires: bool) -> None:
     """Give the phases their share of the host's bar, unless another script has laid the bar out already."""
-    views = sum(sum(view) for phase in layout.views for view in phase)
-    steps = len(layout.calls) * len(layout.phases)
+    steps = layout.plan.steps * len(layout.plan.setups)
     if not hires:
         if shared.state.job_count in (-1, p.n_iter):
             shared.total_tqdm.updateTotal(steps * p.n_iter)
         return
     if shared.state.job_count == 2 * p.n_iter:
-        job.jobs = hires_jobs(views, p.steps)
+        job.jobs = hires_jobs(layout.plan.evaluations, p.steps)
         shared.state.job_count = p.n_iter * (1 + job.jobs)
         first = 0 if getattr(p, "txt2img_upscale", False) else p.steps
         shared.total_tqdm.updateTotal((first + steps) * p.n_iter)
@@ -218,15 +216,27 @@ def install(p: Any) -> None:
             colours = job.request.options.colour_fix > 0
             start = picture_start(p, x, job.upscaler) if base is None else hires_start(p, base, job.decoded, x, job.upscaler, colours)
             z, job.small = start.base, start.pictures if colours else []
-            layout = lay_out(p, sampler, job.request.options, (z.shape[-2], z.shape[-1]), (x.shape[-2], x.shape[-1]), steps)
-            progress = Progress(layout.phases, [[sum(view) for view in phase] for phase in layout.views], job.jobs)
+            layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps)
+            progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs)
             upsample = vae.upsampler(shared.sd_model, job.upscaler)
-            count = len(layout.phases)
+            count = len(layout.plan.setups)
             on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore
             on_lost = partial(rescue, p, count, job.request.save_phases, 0 if hires else 1)
             multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
-            words = window_words(p, job, layout, z, x, c, image_conditioning) if job.words else None
-            run = Pass(p, sampler, layout, original, start.enlarged, upsample, on_finished, on_lost, progress, multiplier, words)
+            words = window_words(p, job, layout.facts, z, x, c, image_conditioning) if job.words else None
+            run = Pass(
+                p=p,
+                sampler=sampler,
+                layout=layout,
+                original=original,
+                enlarged=start.enlarged,
+                upsample=upsample,
+                on_finished=on_finished,
+                on_lost=on_lost,
+                progress=progress,
+                noise_multiplier=multiplier,
+                words=words,
+            )
             return run_phases(run, z, x, (c, uc), steps, image_conditioning)
 
     sampler.sample_img2img = sample_img2img

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from modules import shared
 from torch import Tensor
 
-from apt_ext.core.schedule import discrete_timestep
-from apt_ext.core.upscale import ModelFacts
+from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.types import ModelFacts, Size
 from apt_ext.webui.latents.sizes import FACTOR
 
-__all__ = ["FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "window_option"]
+__all__ = ["FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "native_side", "window_option"]
 
 POOLED = 1280  # SDXL's vector begins with the pooled prompt
 
@@ -44,10 +45,15 @@ def window_option(family: str) -> str:
     return f"apt_window_{family}"
 
 
+def native_side(model: Any) -> int:
+    """The native window of a checkpoint's family in pixels, as the settings page has it."""
+    return int(getattr(shared.opts, window_option(family_of(model))))
+
+
 def facts_of(model: Any, sigmas: Tensor, pixels: int) -> ModelFacts:
     """What the engine needs of a checkpoint: `sigmas` are its ascending noise levels, `pixels` the native side."""
     multiple = FAMILIES[family_of(model)][2]
-    return ModelFacts((pixels // FACTOR, pixels // FACTOR), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
+    return ModelFacts(Size(pixels // FACTOR, pixels // FACTOR), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
 
 
 def crop_embedding(model: Any) -> Callable[[Tensor], Tensor] | None:

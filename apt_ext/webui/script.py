@@ -8,7 +8,7 @@ from modules import processing, scripts
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
-from apt_ext.options import Options
+from apt_ext.options import PRESETS, Schedule
 from apt_ext.webui import job
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.latents.colour import fix_colours
@@ -16,7 +16,8 @@ from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.upscalers import choices, host_name
 from apt_ext.webui.page.accordion import build, component, paste_functions
 from apt_ext.webui.page.axes import overrides_of
-from apt_ext.webui.page.request import CONTROLS, SCALE, Request, parse, preset_host_values, replaced
+from apt_ext.webui.page.controls import CONTROLS, SCALE
+from apt_ext.webui.page.request import Request, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.state import job_of
 from apt_ext.webui.words.passes import draw_words, show_drawn
@@ -128,7 +129,7 @@ class APTUpscaleScript(scripts.Script):
 
 def _preset_upscalers() -> dict[str, str]:
     """Preset -> what the host's field "Upscaler" has to say."""
-    return {name: host_name(wanted["upscaler"]) for name, wanted in preset_host_values().items()}
+    return {name: host_name(preset_host_values(name)["upscaler"]) for name in PRESETS}
 
 
 def _upscale_request(args: tuple[Any, ...]) -> tuple[float, Request]:
@@ -149,7 +150,7 @@ def _set_size(p: Any, scale: float, request: Request) -> None:
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
         p.enable_hr, p.hr_scale, p.hr_resize_x, p.hr_resize_y = True, scale, 0, 0
         if p.denoising_strength is None:  # the API's default
-            p.denoising_strength = Options().shortcut
+            p.denoising_strength = Schedule().strength
         p.hr_upscaler = host_name(request.options.upscaler)
         return
     if p.image_mask is not None and p.inpaint_full_res:

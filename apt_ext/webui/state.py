@@ -52,7 +52,7 @@ class Job:
     @property
     def words(self) -> bool:
         """Whether local windows get prompts of their own."""
-        return self.request.options.method == "accdiffusion" and self.request.options.words > 0
+        return self.request.options.method == "accdiffusion" and self.request.options.word_threshold > 0
 
 
 def job_of(p: Any) -> Job | None:

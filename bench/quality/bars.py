@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apt_ext.options import preset_options
+from apt_ext.options import preset_named
 from bench.quality.pictures import SETS
 from bench.quality.results import Row, find, read
 from bench.quality.statistics import shared, summary
@@ -47,7 +47,7 @@ def misses(found: Mapping[str, Any], kind: str, detailed: bool) -> list[Check]:
 
 
 def _cost(preset: str) -> Check:
-    found = count(*preset_options(preset))["evaluations"]
+    found = count(preset_named(preset))["evaluations"]
     bar = f"{preset}: at most {SHARES[preset]:.0%} of DemoFusion's {PUBLISHED} window evaluations from 1024 to 4096 px"
     return Check(bar, found <= SHARES[preset] * PUBLISHED, f"{found}, {found / PUBLISHED:.1%}")
 

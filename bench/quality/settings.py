@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apt_ext.options import PRESETS, Options, blur_of, has_residual, preset_options, reanchors
+from apt_ext.options import PRESETS, Options, Schedule, has_residual, reanchors
 
 __all__ = ["BASELINES", "LANCZOS", "PUBLISHED", "TRUTH", "Setting", "all_settings", "groups", "key_of"]
 
@@ -30,8 +30,7 @@ class Setting:
     name: str
     group: str
     options: Options = dataclasses.field(default_factory=Options)
-    sampler: str = "dpmpp_2m"
-    schedule: str = "karras"
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
     guidance: float = 1.0
     how: str = "method"
     scales: tuple[int, ...] = (2, 4)
@@ -45,18 +44,16 @@ def content(setting: Setting) -> dict[str, Any]:
         return {"how": setting.how}
     chosen = setting.options
     options = dataclasses.asdict(chosen)
-    for name in ("window_batch", "words"):  # the embedded model has no prompts
+    for name in ("window_batch", "word_threshold"):  # the embedded model has no prompts
         del options[name]
     if chosen.method == "multidiffusion":  # neither a residual nor a dilated path
-        for name in ("residual", "dilated", "sharpen", "blur", "tolerance", "dilated_every"):
+        for name in ("residual_decay", "dilated_decay", "blur_decay", "blur", "tolerance"):
             del options[name]
-    else:
-        options["blur"] = blur_of(chosen)
     if chosen.hold == 0:
         del options["hold_until"], options["hold_width"]
     options |= {"skip_residual": has_residual(chosen), "reanchor": reanchors(chosen)}
     options = {name: float(value) if isinstance(value, (int, float)) else value for name, value in options.items()}
-    return {"how": "method", "sampler": setting.sampler, "guidance": float(setting.guidance), "schedule": setting.schedule, **options}
+    return {"how": "method", "guidance": float(setting.guidance), **dataclasses.asdict(setting.schedule), **options}
 
 
 def key_of(setting: Setting, scale: int, kind: str, world: str, model: str, seed: int, *, finished: bool = True) -> str:
@@ -79,23 +76,24 @@ BASELINES = (
     Setting("truth, autoencoded", "baselines", how="truth again", full=True),
     TRUTH,
 )
-PUBLISHED = preset_options("Published")[0]
+PUBLISHED = PRESETS["Published"]
 
 # What the questions are asked on: the windows alone, once over the last 10 steps of the schedule, from the enlarged pixels, colours fixed.
-WINDOWS = Options(method="multidiffusion", steps=22, shortcut=0.45, matching=0.0, gamma=0.0, phases="direct", colour_fix=0.25)
+WINDOWS = Options(method="multidiffusion", matching=0.0, gamma=0.0, phases="direct", colour_fix=0.25)
+SHARE, STEPS = 0.45, 10
 # APT over DemoFusion in the same place.
 APT = replace(WINDOWS, method="demofusion", matching=1.0)
 STARTS = (0.45, 0.4, 0.5, 0.35, 0.3, 0.2, 0.1, 0.6)
 COLOURS = (0.25, 0.0, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def _from(share: float, options: Options, steps: int = 10) -> Options:
+def _from(share: float, steps: int = STEPS) -> Schedule:
     """So many steps over the last share of the schedule."""
-    return replace(options, shortcut=share, steps=round(steps / share))
+    return Schedule(round(steps / share), share)
 
 
-def _rows(group: str, ground: Options, beside: str, ways: Mapping[str, Mapping[str, Any]], **given: Any) -> list[Setting]:
-    return [Setting(name, group, replace(ground, **changes), beside=beside, **given) for name, changes in ways.items()]
+def _rows(group: str, ground: Options, beside: str, ways: Mapping[str, Mapping[str, Any]], schedule: Schedule | None = None, **given: Any) -> list[Setting]:
+    return [Setting(name, group, replace(ground, **changes), schedule or _from(SHARE), beside=beside, **given) for name, changes in ways.items()]
 
 
 def _start() -> list[Setting]:
@@ -106,7 +104,7 @@ def _start() -> list[Setting]:
         "latents": (replace(WINDOWS, upscaler="latent"), (0.2, 0.4, 0.6)),
     }
     return [
-        Setting(f"from {where}, {share:g}", "start", _from(share, ground), beside="from pixels, 0.4")
+        Setting(f"from {where}, {share:g}", "start", ground, _from(share), beside="from pixels, 0.4")
         for where, (ground, shares) in grounds.items()
         for share in shares
     ]
@@ -121,7 +119,7 @@ def _matching() -> list[Setting]:
     grounds = {"pixels": WINDOWS, "latents": replace(WINDOWS, upscaler="latent")}
     ways: dict[str, dict[str, Any]] = {"plain": {}, "matched": {"matching": 1.0}}
     return [
-        Setting(f"from {where}, {name}", "matching", replace(ground, **on), beside=f"from {where}, plain")
+        Setting(f"from {where}, {name}", "matching", replace(ground, **on), _from(SHARE), beside=f"from {where}, plain")
         for where, ground in grounds.items()
         for name, on in ways.items()
     ]
@@ -145,8 +143,8 @@ def _paths() -> list[Setting]:
 
 def _apt() -> list[Setting]:
     """APT in this regime: where it starts, in how many steps and phases, over which base method."""
-    rows = [Setting(f"APT from {share:g}", "apt", _from(share, APT)) for share in (0.45, 0.35, 0.4, 0.5, 0.55, 0.6)]
-    rows += [Setting(f"APT from {share:g}, {steps} steps", "apt", _from(share, APT, steps)) for share, steps in ((0.45, 6), (0.45, 16), (0.5, 16), (0.55, 24))]
+    rows = [Setting(f"APT from {share:g}", "apt", APT, _from(share)) for share in (0.45, 0.35, 0.4, 0.5, 0.55, 0.6)]
+    rows += [Setting(f"APT from {share:g}, {steps} steps", "apt", APT, _from(share, steps)) for share, steps in ((0.45, 6), (0.45, 16), (0.5, 16), (0.55, 24))]
     ways: dict[str, dict[str, Any]] = {
         "matched windows": {"method": "multidiffusion"},
         "APT over AccDiffusion": {"method": "accdiffusion"},
@@ -154,17 +152,17 @@ def _apt() -> list[Setting]:
         "APT, no residual": {"skip_residual": False},
         "APT, half matched": {"matching": 0.5},
         "APT, tolerance 0": {"tolerance": 0.0},
-        "APT, dilated path, exponent 0.3": {"dilated": 0.3},
+        "APT, dilated path, exponent 0.3": {"dilated_decay": 0.3},
         "APT, from latents": {"upscaler": "latent"},
     }
     rows += _rows("apt", APT, "", ways)
     held = {"APT from 0.6, held 0.5": {"hold": 0.5}, "APT from 0.6, held 1": {"hold": 1.0}}
-    return [replace(row, beside="APT from 0.45") for row in rows + _rows("apt", _from(0.6, APT), "", held)]
+    return [replace(row, beside="APT from 0.45") for row in rows + _rows("apt", APT, "", held, _from(0.6))]
 
 
 def _hold() -> list[Setting]:
     """Low-pass guidance against a later start: a start high up that is held, and what it would be without."""
-    high = _from(0.6, WINDOWS)
+    high = _from(0.6)
     ways: dict[str, dict[str, Any]] = {
         "from 0.6": {},
         "from 0.6, held 0.5": {"hold": 0.5},
@@ -176,9 +174,9 @@ def _hold() -> list[Setting]:
     }
     with_residual = {"from 0.6, dilated, residual": {}, "from 0.6, dilated, held 1": {"skip_residual": False, "hold": 1.0}}
     return [
-        *_rows("hold", high, "from 0.6", ways),
+        *_rows("hold", WINDOWS, "from 0.6", ways, high),
         *_rows("hold", WINDOWS, "from 0.45", {"from 0.45": {}, "from 0.45, held 1": {"hold": 1.0}}),
-        *_rows("hold", replace(high, method="demofusion", reanchor="off"), "from 0.6, dilated, residual", with_residual),
+        *_rows("hold", replace(WINDOWS, method="demofusion", reanchor="off"), "from 0.6, dilated, residual", with_residual, high),
     ]
 
 
@@ -187,27 +185,27 @@ def _colour() -> list[Setting]:
 
 
 def _steps() -> list[Setting]:
-    return [Setting(f"{steps} steps", "steps", _from(WINDOWS.shortcut, WINDOWS, steps), beside="10 steps") for steps in (4, 6, 10, 16, 24)]
+    return [Setting(f"{steps} steps", "steps", WINDOWS, _from(SHARE, steps), beside="10 steps") for steps in (4, 6, 10, 16, 24)]
 
 
 def _phases() -> list[Setting]:
     """One phase of so many steps against two, and for as many evaluations."""
-    ways: dict[str, dict[str, Any]] = {"direct": {}, "double": {"phases": "double"}, "double, from 0.3": {"phases": "double", "shortcut": 0.3, "steps": 33}}
-    return _rows("phases", WINDOWS, "direct", ways, scales=(4,))
+    made = _rows("phases", WINDOWS, "direct", {"direct": {}, "double": {"phases": "double"}}, scales=(4,))
+    return made + _rows("phases", WINDOWS, "direct", {"double, from 0.3": {"phases": "double"}}, Schedule(33, 0.3), scales=(4,))
 
 
 def _gamma() -> list[Setting]:
     """Scale-aware Scheduling: a positive exponent starts the higher in the noise the larger the picture. Starts that are alike at 2x, and two phases."""
     pairs = ((0.35, 0.0), (0.25, 1.0), (0.3, 0.5), (0.3, 0.75), (0.28, 1.0))
-    rows = [Setting(f"APT from {share:g}, gamma {gamma:g}", "gamma", replace(_from(share, APT), gamma=gamma)) for share, gamma in pairs]
-    ground = replace(_from(0.25, APT), gamma=1.0)
-    ways: dict[str, dict[str, Any]] = {
-        "windows alone, 6 steps": {"method": "multidiffusion", "matching": 0.0, "steps": 24},
-        "APT, 6 steps": {"steps": 24},
-        "APT, two phases": {"phases": "double"},
-        "APT, two phases, 16 steps": {"phases": "double", "steps": 64},
+    rows = [Setting(f"APT from {share:g}, gamma {gamma:g}", "gamma", replace(APT, gamma=gamma), _from(share)) for share, gamma in pairs]
+    ground, low = replace(APT, gamma=1.0), _from(0.25)
+    ways: dict[str, tuple[dict[str, Any], Schedule]] = {
+        "windows alone, 6 steps": ({"method": "multidiffusion", "matching": 0.0}, replace(low, steps=24)),
+        "APT, 6 steps": ({}, replace(low, steps=24)),
+        "APT, two phases": ({"phases": "double"}, low),
+        "APT, two phases, 16 steps": ({"phases": "double"}, replace(low, steps=64)),
     }
-    rows += [replace(row, name=f"{row.name}, from 0.25, gamma 1") for row in _rows("gamma", ground, "", ways)]
+    rows += [Setting(f"{name}, from 0.25, gamma 1", "gamma", replace(ground, **changes), schedule) for name, (changes, schedule) in ways.items()]
     return [replace(row, beside="APT from 0.35, gamma 0") for row in rows]
 
 
@@ -218,21 +216,23 @@ def _samplers() -> list[Setting]:
         "Euler, normal": ("euler", "normal"),
         "Euler a, Karras": ("euler_ancestral", "karras"),
     }
-    return [Setting(name, "samplers", WINDOWS, *run, beside="DPM++ 2M, Karras") for name, run in runs.items()] + [
-        Setting("guidance 1.5", "samplers", WINDOWS, guidance=1.5, beside="DPM++ 2M, Karras")
+    ground = _from(SHARE)
+    made = [
+        Setting(name, "samplers", WINDOWS, replace(ground, sampler=sampler, spacing=spacing), beside="DPM++ 2M, Karras")
+        for name, (sampler, spacing) in runs.items()
     ]
+    return [*made, Setting("guidance 1.5", "samplers", WINDOWS, ground, guidance=1.5, beside="DPM++ 2M, Karras")]
 
 
 def _presets() -> list[Setting]:
-    made = {name: preset_options(name) for name in PRESETS}
-    return [Setting(name, "presets", *made[name], full=True) for name in made if name != "Published"]
+    return [Setting(name, "presets", made.options, made.schedule, full=True) for name, made in PRESETS.items() if name != "Published"]
 
 
 def _published() -> list[Setting]:
     """The base methods as published."""
     return [
-        Setting("DemoFusion as published", "published", PUBLISHED, "euler", "normal"),
-        Setting("AccDiffusion as published", "published", replace(PUBLISHED, method="accdiffusion"), "euler", "normal"),
+        Setting("DemoFusion as published", "published", PUBLISHED.options, PUBLISHED.schedule),
+        Setting("AccDiffusion as published", "published", replace(PUBLISHED.options, method="accdiffusion"), PUBLISHED.schedule),
     ]
 
 

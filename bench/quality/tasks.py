@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apt_ext.core.schedule import shortcut_sigmas
-from apt_ext.core.upscale import phase_starts
-from apt_ext.core.windows import Window, draw_windows
-from apt_ext.demo.job import Job, lay_out
+from apt_ext.core.windows import Window
+from apt_ext.demo.job import Job, plan_for
 from apt_ext.demo.model import NATIVE
 from bench.quality.pictures import BenchModel, model_of, style_of, world_digest
 from bench.quality.settings import Setting, key_of
@@ -51,7 +49,7 @@ def job_of(task: Task, number: int) -> Job:
     setting = task.setting
     seed = task.seed * 100_003 + number
     style = style_of(task.kind, number)
-    return Job(task.scale, setting.options, setting.sampler, setting.schedule, setting.guidance, style=style, seed=seed)
+    return Job(task.scale, setting.options, setting.schedule, setting.guidance, style=style, seed=seed)
 
 
 def evaluations(task: Task) -> int:
@@ -59,12 +57,11 @@ def evaluations(task: Task) -> int:
     if not task.sampled:
         return 0
     model = model_of(task.bench)
-    return sum(cost.evaluations for cost in lay_out(model.facts, model.sigmas, NATIVE, job_of(task, 0))[1])
+    return plan_for(model.facts, model.sigmas, NATIVE, job_of(task, 0)).evaluations
 
 
 def last_windows(task: Task, number: int) -> list[Window]:
     """The native windows of a picture's last step; for what has none, where those of the defaults would be."""
     model, job = model_of(task.bench), job_of(task, number)
-    phases, _, sigmas = lay_out(model.facts, model.sigmas, NATIVE, job)
-    steps = len(shortcut_sigmas(sigmas, job.options.shortcut)) - 1
-    return draw_windows(steps - 1, **phase_starts(phases[-1], job.options, model.facts, job.seed))
+    plan = plan_for(model.facts, model.sigmas, NATIVE, job)
+    return plan.setups[-1].windows(plan.steps - 1)

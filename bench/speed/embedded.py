@@ -10,9 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from apt_ext.core.dilated import dilated_grid
-from apt_ext.core.fused import FusedDenoiser, even_batches
-from apt_ext.core.residual import Denoiser
-from apt_ext.core.schedule import PathWeights
+from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.paths import DilatedPath, LocalPath
+from apt_ext.core.types import Denoiser
+from apt_ext.core.views import ViewCalls, even_batches
+from apt_ext.core.weights import PathWeights
 from apt_ext.core.windows import draw_windows
 from apt_ext.demo.model import load_model
 from bench.machine import median_ratio, seconds
@@ -48,7 +50,8 @@ def compare(
     size = (x.shape[-2], x.shape[-1])
     windows = draw_windows(0, size=size, window=(window, window), overlap=overlap)
     grid = dilated_grid(size, (size[0] // window, size[1] // window), multiple=8 if window >= 64 else 1)
-    fused = FusedDenoiser(denoiser, windows=lambda step: windows, grid=grid, weights=lambda sigma: PathWeights(0.5, 0.5, 0.5), window_batch=window_batch)
+    calls = ViewCalls(denoiser, window_batch)
+    fused = FusedDenoiser(calls, LocalPath(lambda step: windows), DilatedPath(grid, blur=1.0), lambda sigma: PathWeights(0.5, 0.5, 0.5))
     batches = [part.stop - part.start for views in (len(windows), grid.views) for part in even_batches(views, window_batch)]
     shape = (x.shape[1], window, window)
     with torch.inference_mode():

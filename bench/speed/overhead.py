@@ -12,8 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from apt_ext.core.phases import plan_phases
-from apt_ext.core.upscale import upscale
+from apt_ext.core.noise_levels import shortcut_sigmas
+from apt_ext.core.plan import make_plan
+from apt_ext.core.upscale import sample_with, upscale
+from apt_ext.core.views import ViewCalls
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.options import Options
 from bench.machine import matmul_flops, wait
@@ -26,11 +28,6 @@ SCALAR_READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
 """Operators that make the host wait for a device: reading a number out of a tensor, or a shape that depends on values."""
 
 
-def phase_options(overlap: float, steps: int) -> Options:
-    """APT over DemoFusion in one phase of `steps` steps: the middle of a schedule, so that both paths run at every step."""
-    return Options(phases="direct", overlap=overlap, steps=math.ceil(steps / 0.6), shortcut=0.6, tolerance=0.0)
-
-
 def run_phase(side: int, overlap: float, steps: int, device: torch.device, window: int = WINDOW) -> dict[str, Any]:
     """One phase from a base of one window to `side` x `side` latents, (1, 4, side, side), with Euler.
 
@@ -38,33 +35,28 @@ def run_phase(side: int, overlap: float, steps: int, device: torch.device, windo
         Steps, views, model calls, and seconds of the engine: `setup` before the first model call (enlarging, matching, noise), `loop` after it.
     """
     facts, sigmas = stable_diffusion(window)
-    options, model = phase_options(overlap, steps), StandIn()
+    # APT over DemoFusion in one phase from the middle of a schedule, so that both paths run at every step.
+    options, model = Options(phases="direct", overlap=overlap, tolerance=0.0), StandIn()
+    levels = shortcut_sigmas(make_sigmas("normal", math.ceil(steps / 0.6), sigmas), 0.6).to(device)
+    plan = make_plan((window, window), (side, side), options, facts, levels, [1] * (len(levels) - 1))
     generator = torch.Generator().manual_seed(0)
     base = torch.randn((1, 4, window, window), generator=generator).to(device)
-    phases = plan_phases((window, window), (window, window), (side, side), options.phases)
-    done: list[int] = []
+    views: list[int] = []
+    sample = sample_with(
+        ViewCalls(model, options.window_batch, on_views=views.append),
+        lambda phase: make_sampler("euler", [0]),
+        lambda phase, shape: torch.randn(shape, generator=generator),
+        model_calls=plan.calls,
+        extra={"context": torch.zeros((1, 77, 768), device=device)},
+    )
     wait(device)
     started = time.perf_counter()
     with torch.no_grad():
-        out = upscale(
-            model,
-            base,
-            base,
-            phases,
-            options,
-            facts,
-            sampler=lambda number: make_sampler("euler", [0]),
-            evaluations=1,
-            sigmas=make_sigmas("normal", options.steps, sigmas).to(device),
-            noise=lambda phase, shape: torch.randn(shape, generator=generator),
-            seed=0,
-            extra={"context": torch.zeros((1, 77, 768), device=device)},
-            on_finished=lambda report: done.extend([len(report.start.sigmas) - 1, report.evaluations]),
-        )
+        out = upscale(base, base, plan, sample)
     wait(device)
     stopped = time.perf_counter()
     assert bool(out.isfinite().all())
-    return {"steps": done[0], "views": done[1], "calls": model.calls, "setup": model.first - started, "loop": stopped - model.first - model.seconds}
+    return {"steps": plan.steps, "views": sum(views), "calls": model.calls, "setup": model.first - started, "loop": stopped - model.first - model.seconds}
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]

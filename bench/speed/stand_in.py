@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from apt_ext.core.schedule import discrete_timestep
-from apt_ext.core.upscale import ModelFacts
+from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.model import alphas_cumprod
 
 __all__ = ["StandIn", "stable_diffusion"]
@@ -40,4 +40,4 @@ def stable_diffusion(window: int) -> tuple[ModelFacts, Tensor]:
     """The facts and the (1000,) ascending noise levels of a Stable Diffusion model with windows of `window` latent pixels a side; SDXL's are the same."""
     bars = alphas_cumprod()
     sigmas = ((1 - bars) / bars).sqrt()
-    return ModelFacts((window, window), 8, float(sigmas[-1]), discrete_timestep(sigmas)), sigmas
+    return ModelFacts(Size(window, window), 8, float(sigmas[-1]), discrete_timestep(sigmas)), sigmas

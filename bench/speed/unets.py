@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_ext.core.residual import Denoiser
+from apt_ext.core.types import Denoiser
 from apt_ext.demo.samplers import k_sampling
 
 __all__ = ["SDXL", "SD_15", "SD_15_FLOPS", "Config", "guided", "make_unet", "panorama", "unet_flops", "without_diffusers", "words"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apt_ext.core.phases import Size
+from apt_ext.core.types import Size
 
 __all__ = ["resized", "resized_conditioning"]
 

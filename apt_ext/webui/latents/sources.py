@@ -12,12 +12,12 @@ from modules import images, shared
 from PIL import Image
 from torch import Tensor
 
-from apt_ext.core.phases import Size
+from apt_ext.core.types import Size, size_of
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.resizing import resized
 from apt_ext.webui.latents.sizes import FACTOR, hires_cut, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
-from apt_ext.webui.page.settings import native_side
+from apt_ext.webui.model import native_side
 
 __all__ = ["Start", "hires_cut_of", "hires_sizes_of", "hires_start", "picture_sizes_of", "picture_start"]
 
@@ -65,7 +65,7 @@ def hires_start(p: Any, z: Tensor, pictures: Sequence[Image.Image], x: Tensor, u
         x: the host's own start, for its type and place. `upscaler`: from `upscalers.resolved`.
         wanted: whether the pictures are asked for even where only latents are enlarged.
     """
-    top, left = hires_cut_of(p, (z.shape[-2], z.shape[-1]))
+    top, left = hires_cut_of(p, size_of(z))
     rows, columns = slice(top // 2, z.shape[-2] - (top + 1) // 2), slice(left // 2, z.shape[-1] - (left + 1) // 2)
     base = z[:, :, rows, columns].to(x)
     if upscaler == LATENT and not wanted:

@@ -13,8 +13,8 @@ from modules import devices, processing, sd_samplers_common, shared
 from PIL import Image
 from torch import Tensor, nn
 
-from apt_ext.core.phases import Size
 from apt_ext.core.tiles.autoencoder import run_in_tiles
+from apt_ext.core.types import Size
 from apt_ext.core.upscale import enlarge
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from apt_ext.webui.page.request import CONTROLS, CUSTOM, Control, preset_host_values, preset_values
+from apt_ext.options import PRESETS
+from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
+from apt_ext.webui.page.request import preset_host_values, preset_values
 
 __all__ = ["build", "component", "paste_functions"]
 
@@ -56,20 +59,20 @@ def build(
     row("preset")
     gr.HTML(elem_id=elem_id("plan"), elem_classes=["apt-plan"])  # the panel, which the page's script fills
     row("method")
-    words = row("words", "draw_words", visible=values["method"] == "accdiffusion")
+    words = row("word_threshold", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
     made["method"].change(fn=lambda method: gr.update(visible=method == "accdiffusion"), **shown)
     row("upscaler", "colour_fix")
     row("phases", "matching")
     row("gamma", "overlap")
-    row("gamma_auto", "tiled_vae", "save_phases")
     row("jitter", "window_batch")
+    row("tiled_vae", "save_phases")
     with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-        row("residual", "dilated", "sharpen")
+        row("residual_decay", "dilated_decay", "blur_decay")
         row("blur", "feather", "tolerance")
-        row("dilated_every", "border", "fill")
+        row("border", "reanchor", "skip_residual")
         row("hold", "hold_until", "hold_width")
-        row("blur_auto", "skip_residual", "reanchor")
+        row("fill", visible=False)  # for the published methods' own way alone
     ordered = {control.name: made[control.name] for control in CONTROLS}
     _wire_preset(ordered, elem_id("preset"))
     if host_upscaler is not None:
@@ -88,7 +91,7 @@ def _wire_preset(made: Mapping[str, Any], preset_id: str) -> None:
         return [gr.update(value=values[name]) if name in values else gr.update() for name in filled]
 
     made["preset"].input(fn=fill, inputs=[made["preset"]], outputs=[made[name] for name in filled], show_progress=False, queue=False)
-    fields = json.dumps(preset_host_values())
+    fields = json.dumps({name: preset_host_values(name) for name in PRESETS})
     made["preset"].input(fn=None, _js=f"(preset) => aptFillHost('{preset_id}', {fields}[preset])", inputs=[made["preset"]], outputs=[], show_progress=False)
     for name in filled:
         made[name].input(fn=None, _js=f"() => '{CUSTOM}'", inputs=[], outputs=[made["preset"]], show_progress=False)
@@ -96,26 +99,4 @@ def _wire_preset(made: Mapping[str, Any], preset_id: str) -> None:
 
 def paste_functions() -> dict[str, Callable[[dict[str, Any]], Any]]:
     """Control name -> how its value is read from a parsed infotext; None leaves it as it is."""
-
-    def reader(control: Control) -> Callable[[dict[str, Any]], Any]:
-        if control.name == "preset":
-            return lambda d: CUSTOM if "APT method" in d else None
-        if control.word:
-            option = control.name.removesuffix(f"_{control.word}")
-            return lambda d: None if f"APT {option}" not in d else d[f"APT {option}"] == control.word
-        if not control.infotext:
-            return lambda d: None
-        if isinstance(control.default, bool):
-            return lambda d: None if control.infotext not in d else str(d[control.infotext]) == "True"
-        if control.choices:
-            return lambda d: d.get(control.infotext)
-        return lambda d: _number(d.get(control.infotext), control)
-
-    return {control.name: reader(control) for control in CONTROLS}
-
-
-def _number(text: Any, control: Control) -> Any:
-    try:
-        return (int if isinstance(control.default, int) else float)(text)
-    except (TypeError, ValueError):
-        return None  # a word, which has a box of its own
+    return {control.name: partial(pasted, control) for control in CONTROLS}

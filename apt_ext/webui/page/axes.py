@@ -25,10 +25,6 @@ def _boolean(text: str) -> bool:
     return str(text).lower() in ("true", "on", "yes", "1")
 
 
-def _number_or_auto(text: str) -> float | str:
-    return "auto" if str(text).strip().lower() == "auto" else float(text)
-
-
 def _apply_upscaler(p: Any, value: Any, values: Any) -> None:
     """An upscaler, in a hires pass by the host's field, where it decides; a name that does not exist is refused with the job."""
     setattr(p, f"{PREFIX}upscaler", value)
@@ -40,8 +36,9 @@ def _apply_upscaler(p: Any, value: Any, values: Any) -> None:
 def _apply_preset(p: Any, value: Any, values: Any) -> None:
     """A preset with what it wants of the host's own fields, as on the page; a name that does not exist is refused with the job."""
     setattr(p, f"{PREFIX}preset", value)
-    wanted = preset_host_values().get(value)
-    if wanted is None:
+    try:
+        wanted = preset_host_values(value)
+    except ValueError:
         return
     p.denoising_strength = wanted["denoising"]
     if isinstance(p, processing.StableDiffusionProcessingTxt2Img):
@@ -69,10 +66,9 @@ def add_axes() -> None:
             axis("Method", str, "method", choices=lambda: list(METHODS)),
             axis("Phases", str, "phases", choices=lambda: list(PHASE_POLICIES)),
             axis("Statistical matching", float, "matching"),
-            axis("Schedule strength", _number_or_auto, "gamma"),
+            axis("Schedule strength", float, "gamma"),
             axis("Window overlap", float, "overlap"),
-            axis("Dilated path every", int, "dilated_every"),
-            axis("Words per window", float, "words"),
+            axis("Words per window", float, "word_threshold"),
             module.AxisOption("[APT] Upscaler", str, _apply_upscaler, choices=choices),
             axis("Skip residual", _boolean, "skip_residual", choices=lambda: ["True", "False"]),
             axis("Hold the picture", float, "hold"),

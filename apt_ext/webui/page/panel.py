@@ -8,14 +8,13 @@ from typing import Any
 
 from modules import sd_models, sd_samplers
 
-from apt_ext.core.cost import demofusion_views
-from apt_ext.core.upscale import phase_starts
-from apt_ext.core.windows import draw_windows
+from apt_ext.core.plan import demofusion_views
 from apt_ext.webui.latents.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
+from apt_ext.webui.model import native_side
 from apt_ext.webui.page.request import parse
-from apt_ext.webui.page.settings import default_values, native_side
-from apt_ext.webui.run.phases import JITTER_SEED, Layout, lay_out
+from apt_ext.webui.page.settings import default_values
+from apt_ext.webui.run.layout import Layout, lay_out
 from apt_ext.webui.run.samplers import chooses_levels
 
 __all__ = ["add_route", "describe", "plan"]
@@ -32,27 +31,26 @@ KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
 
 def describe(layout: Layout) -> dict[str, Any]:
     """A layout as data for the panel: sizes in pixels, views of the model, and the last phase's windows as [x, y, width, height] in pixels."""
-    facts, options = layout.facts, layout.options
-    phases = []
-    for phase, views in zip(layout.phases, layout.views, strict=True):
-        windows = draw_windows(0, **phase_starts(phase, options, facts, JITTER_SEED))
-        phases.append(
-            {
-                "size": [phase.size[1] * FACTOR, phase.size[0] * FACTOR],
-                "windows": len(windows),
-                "dilated": max((dilated for _, dilated in views), default=0),
-                "steps": len(views),
-                "evaluations": sum(map(sum, views)),
-            }
-        )
-    end = layout.phases[-1]
-    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in windows]  # of the last phase
-    area = end.size[0] * end.size[1] / (min(end.size[0], facts.window[0]) * min(end.size[1], facts.window[1]))
+    facts, plan = layout.facts, layout.plan
+    phases = [
+        {
+            "size": [setup.phase.size.columns * FACTOR, setup.phase.size.rows * FACTOR],
+            "windows": setup.window_count(0),
+            "dilated": max((view.dilated for view in views), default=0),
+            "steps": plan.steps,
+            "evaluations": sum(map(sum, views)),
+        }
+        for setup, views in zip(plan.setups, plan.views, strict=True)
+    ]
+    last = plan.setups[-1]
+    end = last.phase.size
+    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in last.windows(0)]
+    area = end.rows * end.columns / (min(end.rows, facts.window.rows) * min(end.columns, facts.window.columns))
     return {
         "phases": phases,
-        "evaluations": sum(phase["evaluations"] for phase in phases),
-        "demofusion": demofusion_views(layout.start, end.size, facts),
-        "plain": round(sum(layout.calls) * area),
+        "evaluations": plan.evaluations,
+        "demofusion": demofusion_views(layout.start, end, facts),
+        "plain": round(sum(plan.calls) * area),
         "drawing": {"size": phases[-1]["size"], "windows": drawn},
     }
 

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 from modules import shared
 
-from apt_ext.webui.model import FAMILIES, family_of, window_option
-from apt_ext.webui.page.request import CONTROLS, Control, defaults
+from apt_ext.webui.model import FAMILIES, window_option
+from apt_ext.webui.page.controls import CONTROLS, Control, defaults
 
-__all__ = ["add_settings", "default_values", "native_side"]
+__all__ = ["add_settings", "default_values"]
 
 SECTION = ("apt", "APT")
 
@@ -38,8 +38,3 @@ def add_settings() -> None:
 def default_values() -> dict[str, Any]:
     """Every control's default, as the settings page has it."""
     return {name: getattr(shared.opts, f"apt_default_{name}", value) for name, value in defaults().items()}
-
-
-def native_side(model: Any) -> int:
-    """The native window of a checkpoint's family in pixels, as the settings page has it."""
-    return int(getattr(shared.opts, window_option(family_of(model))))

@@ -1,32 +1,25 @@
-"""The host's CFG denoiser with the engine under it.
-
-Only one sampler's own denoiser is changed, by giving it a subclass of its class for the length of one phase. What the host does around
-its model (prompt editing, AND, callbacks, masks, previews, the refiner) stays the host's.
-"""
+"""What stands under the host's CFG denoiser during a phase: the fused model, and the conditioning of its views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from apt_ext.core.clock import Clock
 from apt_ext.core.conditioning import ViewBatch, condition_views
 from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.hold import Hold
-from apt_ext.core.residual import Denoiser, mix_residual
-from apt_ext.core.schedule import PathWeights
+from apt_ext.core.residual import StepMixer
+from apt_ext.core.types import Denoiser
 from apt_ext.webui.model import POOLED
 from apt_ext.webui.run.samplers import Coordinates
 
 if TYPE_CHECKING:  # everything else here can do without the host
     from apt_ext.webui.words.windows import WindowPrompts
 
-__all__ = ["PhaseRun", "fused_inside", "window_corners"]
+__all__ = ["PhaseRun", "window_corners"]
 
 SINUSOID = 256  # SDXL's vector: behind the pooled prompt six numbers of 256 each: original size, crop corner, target size
 
@@ -36,10 +29,8 @@ class PhaseRun:
 
     Args:
         coordinates: of the sampler.
-        clock: of this run's steps.
+        mixer: the gate before every call.
         fuse: the host's model as k-diffusion's denoiser -> the phase's engine around it.
-        weights: sigma -> the weights of the step, of which c1 is used.
-        residual: (z_up, noise) of the skip residual, or None.
         on_call: told of every call, before it.
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
         prompts: of the local windows, or None where all of them have the whole one.
@@ -49,17 +40,15 @@ class PhaseRun:
     def __init__(
         self,
         coordinates: Coordinates,
-        clock: Clock,
+        mixer: StepMixer,
         fuse: Callable[[Denoiser], FusedDenoiser],
-        weights: Callable[[float], PathWeights],
-        residual: tuple[Tensor, Tensor] | None,
+        *,
         on_call: Callable[[], None],
         on_memory: Callable[[Exception, int], int],
         prompts: WindowPrompts | None = None,
         hold: Hold | None = None,
     ):
-        self.coordinates, self.clock, self.fuse, self.weights = coordinates, clock, fuse, weights
-        self.residual, self.on_call, self.on_memory = residual, on_call, on_memory
+        self.coordinates, self.mixer, self.fuse, self.on_call, self.on_memory = coordinates, mixer, fuse, on_call, on_memory
         self.prompts, self.hold = prompts, hold
         self.models: dict[int, FusedModel] = {}
 
@@ -68,9 +57,7 @@ class PhaseRun:
         self.on_call()
         if self.prompts is not None:
             self.prompts.rows.begin()
-        sigma = self.coordinates.level(t)
-        if self.clock.tick(sigma) and self.residual is not None:
-            mix_residual(x, *self.coordinates.noised(*self.residual, sigma), sigma, self.weights(sigma).c1)
+        self.mixer.begin(x, self.coordinates.level(t))
 
     def end(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
         """What the denoiser answers: guided, then held. Guidance is an affine mean, so holding each prompt's estimate would come to the same."""
@@ -105,39 +92,10 @@ class FusedModel:
                 if not _out_of_memory(error):
                     raise
                 reason = error.with_traceback(None)  # the frames hold on to the tensors that were too many
-            self._engine.window_batch = self._run.on_memory(reason, self._engine.window_batch)
+            self._engine.calls.batch = self._run.on_memory(reason, self._engine.calls.batch)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
-
-
-@cache
-def _with_engine(base: Any) -> Any:
-    """The subclass of a CFG denoiser's class that asks its `apt_run` first."""
-
-    class APTDenoiser(base):
-        @property
-        def inner_model(self) -> Any:
-            return self.apt_run.wrap(super().inner_model)
-
-        def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            self.apt_run.begin(x, sigma)
-            return self.apt_run.end(x, sigma, super().forward(x, sigma, *args, **kwargs))
-
-    return APTDenoiser
-
-
-@contextmanager
-def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
-    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin`, `wrap` and `end`; afterwards it is what it was."""
-    base: Any = type(denoiser)
-    denoiser.__class__ = _with_engine(base)
-    denoiser.apt_run = run
-    try:
-        yield
-    finally:
-        del denoiser.apt_run
-        denoiser.__class__ = base
 
 
 def window_corners(
@@ -158,9 +116,10 @@ def window_corners(
         start, end = POOLED + 2 * SINUSOID, POOLED + 4 * SINUSOID
         if corner is None or not batch.windows or vector is None or vector.shape[-1] < end:
             return cut
-        places = [(max(0, w.top) * factor + offset[0], max(0, w.left) * factor + offset[1]) for w in batch.windows for _ in range(batch.samples)]
+        corners = [(max(0, w.top) * factor + offset[0], max(0, w.left) * factor + offset[1]) for w in batch.windows]
+        places = torch.tensor(corners, dtype=torch.float32, device=vector.device)
         vector = vector.clone()
-        vector[:, start:end] = corner(torch.tensor(places, dtype=torch.float32, device=vector.device)).to(vector.dtype)
+        vector[:, start:end] = corner(places).to(vector.dtype).repeat(batch.samples, 1)
         return {**cut, "cond": {**cut["cond"], "vector": vector}}
 
     return condition

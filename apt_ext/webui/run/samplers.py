@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from apt_ext.core.clock import EVALUATIONS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock, StepClock, calls_per_step, check_steps
-from apt_ext.core.residual import Denoiser
+from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock, StepClock, check_steps, step_calls
+from apt_ext.core.types import Denoiser
 
 __all__ = [
     "Coordinates",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # The host's own samplers beside k-diffusion's, with their model calls per step; of those that choose their own levels, the calls to expect.
-SIGMA_SAMPLERS = EVALUATIONS_PER_STEP | {"lcm": 1} | FREE_SAMPLERS | {"restart_sampler": 2}
+SIGMA_SAMPLERS = CALLS_PER_STEP | {"lcm": 1} | FREE_SAMPLERS | {"restart_sampler": 2}
 TIMESTEP_SAMPLERS = ("ddim", "ddim_cfgpp", "plms", "unipc")
 FREE = {
     "dpm_fast": "chooses its own noise levels",
@@ -78,9 +78,9 @@ def model_calls(label: str, function: Any, sigmas: Sequence[float]) -> list[int]
         raise ValueError(f"sampler {label!r} gets {wanted}; use more steps or a higher denoising strength")
     if key in TIMESTEP_SAMPLERS:
         return [2 if key == "plms" and step == 0 else 1 for step in range(steps)]
-    if key in EVALUATIONS_PER_STEP:
+    if key in CALLS_PER_STEP:
         check_steps(key, steps)
-    return calls_per_step(sigmas, SIGMA_SAMPLERS[key])
+    return step_calls(sigmas, SIGMA_SAMPLERS[key])
 
 
 def clock_of(function: Any, sigmas: Sequence[float], calls: Sequence[int]) -> Clock:

@@ -13,7 +13,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from apt_ext.core.phases import Size
+from apt_ext.core.types import Size
 
 __all__ = ["AttentionMaps", "listening", "map_size"]
 
@@ -22,7 +22,7 @@ Key = tuple[int, str]  # picture of the batch, text
 
 def map_size(latent: Size) -> Size:
     """The one resolution that maps are taken at: the UNet's after two halvings, as AccDiffusion does (32 x 32 for SDXL's 1024 pixels)."""
-    return -(-latent[0] // 4), -(-latent[1] // 4)
+    return Size(-(-latent[0] // 4), -(-latent[1] // 4))
 
 
 class AttentionMaps:

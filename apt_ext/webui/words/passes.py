@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from apt_ext.core.types import ModelFacts, Size, size_of
 from apt_ext.core.windows import Window
+from apt_ext.webui.hosts.a1111 import fused_inside
 from apt_ext.webui.latents.resizing import resized_conditioning
 from apt_ext.webui.latents.saving import infotext_of, save_beside
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.sources import hires_cut_of
-from apt_ext.webui.run.engine import fused_inside
-from apt_ext.webui.run.phases import Layout, Words
 from apt_ext.webui.state import Job, job_of
 from apt_ext.webui.words.picture import draw_labels
-from apt_ext.webui.words.seen import gather_from_latent, gathering, prompt_schedules, seen_words
-from apt_ext.webui.words.windows import Crop
+from apt_ext.webui.words.seen import Schedules, Seen, gather_from_latent, gathering, prompt_schedules, seen_words
+from apt_ext.webui.words.windows import Crop, Encodings
 
-__all__ = ["draw_words", "listen", "show_drawn", "window_words"]
+__all__ = ["Words", "draw_words", "listen", "show_drawn", "window_words"]
+
+
+@dataclass
+class Words:
+    """Prompts per window, for one pass.
+
+    Attributes:
+        seen: where the words are. `crop`: what this pass shows of what was seen.
+        cond: the host's conditioning of this pass. `schedules`: its texts. `encoded`: of the job.
+        on_windows: told the last phase's windows at its first step and, for each picture, what each of them keeps.
+    """
+
+    seen: Seen
+    cond: Any
+    schedules: Schedules
+    crop: Crop
+    encoded: Encodings
+    on_windows: Callable[[list[Window], list[list[str]]], None]
 
 
 def listen(p: Any, job: Job, sampler: Any) -> None:
@@ -33,7 +53,7 @@ def listen(p: Any, job: Job, sampler: Any) -> None:
         schedules = prompt_schedules(p, conditioning)
         if schedules is None:  # `window_words` says so
             return original(p, x, conditioning, *args, **kwargs)
-        with gathering(sampler.model_wrap_cfg, schedules, (x.shape[-2], x.shape[-1]), fused_inside) as maps:
+        with gathering(sampler.model_wrap_cfg, schedules, size_of(x), fused_inside) as maps:
             samples = original(p, x, conditioning, *args, **kwargs)
         job.seen = seen_words(maps)
         return samples
@@ -42,21 +62,20 @@ def listen(p: Any, job: Job, sampler: Any) -> None:
     sampler.sample = sample
 
 
-def window_words(p: Any, job: Job, layout: Layout, z: Tensor, x: Tensor, cond: Any, image_conditioning: Tensor | None) -> Words | None:
+def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond: Any, image_conditioning: Tensor | None) -> Words | None:
     """The prompts of the windows; where there was no first pass to see the words in, one short pass over the base latent looks for them."""
     schedules = prompt_schedules(p, cond)
     if schedules is None:
         p.comment("APT: another extension has made the prompt's conditioning, so its words cannot be told apart and every window keeps the whole prompt.")
         return None
-    seen, job.seen, size = job.seen, None, (z.shape[-2], z.shape[-1])
+    seen, job.seen, size = job.seen, None, size_of(z)
     crop = Crop(0, 0, size, size)
     if seen is None:
         dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
-        facts = layout.facts
         maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
         seen = seen_words(maps)
     elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):
-        whole = (p.height // FACTOR, p.width // FACTOR)
+        whole = Size(p.height // FACTOR, p.width // FACTOR)
         top, left = hires_cut_of(p, whole)
         crop = Crop(top // 2, left // 2, size, whole)
     if not seen.words:

@@ -14,7 +14,8 @@ import torch
 from modules import prompt_parser, sd_hijack, shared
 from torch import Tensor
 
-from apt_ext.core.phases import Size, base_size
+from apt_ext.core.phases import base_size
+from apt_ext.core.types import Size, size_of
 from apt_ext.core.words import token_masks, word_masks
 from apt_ext.webui.latents.resizing import resized
 from apt_ext.webui.words.attention import AttentionMaps, listening, map_size
@@ -150,14 +151,14 @@ def gather_from_latent(z: Tensor, cond: Any, schedules: Schedules, image_conditi
         window: the model's native (rows, columns); `multiple`: what its sides have to be multiples of.
     """
     model = shared.sd_model
-    rows, columns = (max(multiple, round(side / multiple) * multiple) for side in base_size((z.shape[-2], z.shape[-1]), window, multiple))
-    small = resized(z, (rows, columns), "bicubic")
+    size = Size(*(max(multiple, round(side / multiple) * multiple) for side in base_size(size_of(z), window, multiple)))
+    small = resized(z, size, "bicubic")
     # The same noise for every picture, or one in a batch would differ from the same one alone.
     noise = torch.randn(small.shape[1:], generator=torch.Generator().manual_seed(0)).to(small)
-    maps = AttentionMaps(map_size((rows, columns)))
+    maps = AttentionMaps(map_size(size))
     owners = [(picture, part) for picture, parts in enumerate(schedules) for part in range(len(parts))]
     pictures = [picture for picture, _ in owners]
-    image = image_conditioning((rows, columns))[pictures]
+    image = image_conditioning(size)[pictures]
     heard: set[tuple[str, ...]] = set()
     with listening(model.model.diffusion_model, maps):
         for step in sorted({end for parts in schedules for schedule in parts for end, _ in schedule}):

@@ -14,7 +14,7 @@ from modules import devices, prompt_parser, shared
 from torch import Tensor
 
 from apt_ext.core.conditioning import Condition, ViewBatch, own_rows
-from apt_ext.core.phases import Size
+from apt_ext.core.types import Size
 from apt_ext.core.windows import Window
 from apt_ext.core.words import kept_words, window_shares
 from apt_ext.webui.model import POOLED

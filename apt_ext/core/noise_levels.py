@@ -1,4 +1,4 @@
-"""Noise levels: the weights of the two paths, APT's Scale-aware Scheduling and the shortcut.
+"""Noise levels: the model's timesteps, APT's Scale-aware Scheduling and the shortcut.
 
 All sigmas are k-diffusion's: x = z + sigma * n, SNR = 1 / sigma^2.
 """
@@ -7,62 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from apt_ext.core.statistics import EACH_CHANNEL, mean_std
-from apt_ext.core.windows import draw_windows, gather_windows
+from apt_ext.core.weights import TRAINING_STEPS
 
 __all__ = [
-    "PathWeights",
-    "auto_gamma",
-    "cosine_weights",
     "discrete_timestep",
     "flow_timestep",
-    "path_shares",
     "scale_aware_sigmas",
     "scale_aware_times",
     "shortcut_sigmas",
     "shortcut_start",
     "unscaled_sigma",
-    "window_std",
 ]
-
-TRAINING_STEPS = 1000.0
-
-
-class PathWeights(NamedTuple):
-    """c1: share of the skip residual. c2: share of the dilated path. c3: factor of the blur's std. All 0 to 1."""
-
-    c1: float
-    c2: float
-    c3: float
-
-
-def cosine_weights(t: float, exponents: tuple[float, float, float] = (3.0, 1.0, 1.0)) -> PathWeights:
-    """DemoFusion's decaying weights at a timestep.
-
-    Args:
-        t: the model's own timestep, 0 (clean) to 1000 (noise).
-        exponents: a1, a2, a3 of the skip residual, the dilated path and the blur.
-
-    Returns:
-        c1 = cosine^a1, c2 = cosine^a2, c3 = 0.99 cosine^a3 + 0.01, where cosine = (1 + cos(pi (1000 - t) / 1000)) / 2.
-
-    Source: DemoFusion (Du et al., CVPR 2024), section 3, and the constants of its published code.
-    """
-    cosine = 0.5 * (1 + math.cos(math.pi * (TRAINING_STEPS - t) / TRAINING_STEPS))
-    a1, a2, a3 = exponents
-    return PathWeights(cosine**a1, cosine**a2, 0.99 * cosine**a3 + 0.01)
-
-
-def path_shares(c2: float, tolerance: float) -> tuple[float, float]:
-    """Weights of the (local, dilated) path; one below the tolerance is 0, is not evaluated, and the other path gets all."""
-    if 1 - c2 < tolerance:
-        return 0.0, 1.0
-    return (1.0, 0.0) if c2 < tolerance else (1 - c2, c2)
 
 
 def discrete_timestep(sigmas: Tensor) -> Callable[[float], float]:
@@ -146,50 +105,26 @@ def scale_aware_times(t: Tensor, scale: float, gamma: float) -> Tensor:
     return r * t / (r * t + (1 - t))  # the same, but exact at 0 and at 1
 
 
-def window_std(z: Tensor, window: tuple[int, int]) -> float:
-    """Mean standard deviation inside the windows of a clean latent: (B, C, H, W) -> the std over each half-overlapping window and channel, averaged."""
-    size = (z.shape[-2], z.shape[-1])
-    windows = draw_windows(0, size=size, window=window, overlap=0.5, jitter=0.0)
-    return float(torch.stack([mean_std(gather_windows(z, [w]), EACH_CHANNEL)[1].mean() for w in windows]).mean())
-
-
-def auto_gamma(z_start: Tensor, reference: Tensor, window: tuple[int, int], scale: float) -> float:
-    """The exponent that keeps a window's signal-to-noise ratio where the model knows it.
+def shortcut_start(steps: int, strength: float) -> int:
+    """Index of the step at which a phase starts: (1 - strength) of `steps`, rounded.
 
     Args:
-        z_start: (B, C, H, W), the phase's clean starting latent.
-        reference: (B, C, h, w), the base latent.
-        window: (rows, columns) of a local window.
-        scale: s of the phase.
-
-    Returns:
-        ln(r) / ln(s), r = std inside z_start's windows over the same for the reference; 0 where s is 1 or either has no contrast.
-    """
-    if scale <= 1:
-        return 0.0
-    r = window_std(z_start, window) / max(window_std(reference, window), 1e-12)
-    return math.log(r) / math.log(scale) if 1e-6 < r < 1e6 else 0.0
-
-
-def shortcut_start(steps: int, fraction: float) -> int:
-    """Index of the step at which a phase starts: (1 - fraction) of `steps`, rounded.
-
-    Args:
-        steps: N of the whole schedule. `fraction`: f in (0, 1]; 1 runs every step. It is the host's "denoising strength".
+        steps: N of the whole schedule.
+        strength: f in (0, 1]; 1 runs every step. It is the host's "denoising strength".
 
     Raises:
-        ValueError: for a fraction outside (0, 1], or one that leaves no step.
+        ValueError: for a strength outside (0, 1], or one that leaves no step.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"shortcut {fraction} is out of range; use a number above 0 and up to 1 (1 runs every step)")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength {strength} is out of range; use a number above 0 and up to 1 (1 runs every step)")
     if steps < 1:
         raise ValueError(f"a schedule of {steps} steps cannot be shortened; use at least one")
-    start = round((1 - fraction) * steps)
+    start = round((1 - strength) * steps)
     if start == steps:
-        raise ValueError(f"shortcut {fraction:g} of {steps} steps leaves no step to run; use a larger one or more steps")
+        raise ValueError(f"strength {strength:g} of {steps} steps leaves no step to run; use a larger one or more steps")
     return start
 
 
-def shortcut_sigmas(sigmas: Tensor, fraction: float) -> Tensor:
+def shortcut_sigmas(sigmas: Tensor, strength: float) -> Tensor:
     """The noise levels that a phase runs: (N + 1,) of the whole schedule -> those from `shortcut_start` on."""
-    return sigmas[shortcut_start(len(sigmas) - 1, fraction) :]
+    return sigmas[shortcut_start(len(sigmas) - 1, strength) :]

@@ -1,0 +1,192 @@
+"""The plan of a job, made once and before it runs: its phases, what acts in each of them, and how many views the model will evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from apt_ext.core.dilated import DilatedGrid, dilated_grid
+from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.interaction import draw_permutations
+from apt_ext.core.noise_levels import scale_aware_sigmas, unscaled_sigma
+from apt_ext.core.paths import DilatedPath, LocalPath, Permutations
+from apt_ext.core.phases import Phase, base_size, plan_phases
+from apt_ext.core.types import ModelFacts
+from apt_ext.core.views import ViewCalls
+from apt_ext.core.weights import PathWeights, cosine_weights, path_shares
+from apt_ext.core.windows import Window, draw_starts, draw_windows
+from apt_ext.options import PRESETS, Options, blur_std
+
+__all__ = ["PhaseSetup", "Plan", "ViewCount", "demofusion_views", "make_plan"]
+
+
+class ViewCount(NamedTuple):
+    """Views that the model evaluates, per picture and before guidance doubles them."""
+
+    local: int
+    dilated: int
+
+
+@dataclass(frozen=True)
+class PhaseSetup:
+    """What acts in one phase of a job.
+
+    Attributes:
+        phase: its number, size and scale.
+        options: of the method.
+        model: what is known of the model.
+        seed: of the jitter and the window interaction.
+    """
+
+    phase: Phase
+    options: Options
+    model: ModelFacts
+    seed: int
+
+    @cached_property
+    def _where(self) -> dict[str, Any]:
+        """The arguments of `draw_starts`, besides the step. Each phase jitters by itself."""
+        own = self.options
+        where = {"overlap": own.overlap, "jitter": own.jitter, "border": own.border}
+        return {"size": self.phase.size, "window": self.model.window, "seed": self.seed * 4096 + self.phase.number, **where}
+
+    def windows(self, step: int) -> list[Window]:
+        """The local windows of a step."""
+        return draw_windows(step, **self._where)
+
+    def window_count(self, step: int) -> int:
+        """How many they are."""
+        rows, columns = draw_starts(step, **self._where)
+        return len(rows) * len(columns)
+
+    @cached_property
+    def grid(self) -> DilatedGrid | None:
+        """The dilated views; None where the method has none."""
+        if self.options.method == "multidiffusion":
+            return None
+        return dilated_grid(self.phase.size, self.phase.dilation, self.options.fill, self.model.multiple)
+
+    def levels(self, sigmas: Tensor) -> Tensor:
+        """The plan's noise levels -> those of this phase, by Scale-aware Scheduling."""
+        return scale_aware_sigmas(sigmas, self.phase.scale, self.options.gamma, self.model.sigma_max)
+
+    def weights_before(self, sigma: float) -> PathWeights:
+        """c1, c2, c3 at a noise level of the plan, before Scale-aware Scheduling, where they are taken."""
+        own = self.options
+        return cosine_weights(self.model.timestep(sigma), (own.residual_decay, own.dilated_decay, own.blur_decay))
+
+    def weights(self, sigma: float) -> PathWeights:
+        """c1, c2, c3 at a noise level of this phase."""
+        return self.weights_before(unscaled_sigma(sigma, self.phase.scale, self.options.gamma, self.model.sigma_max))
+
+    def permutations(self, step: int) -> Permutations:
+        """The window interaction of a step."""
+        generator = torch.Generator().manual_seed((self.seed * 4096 + self.phase.number) * 65536 + step)
+
+        def draw(views: slice, shape: tuple[int, ...]) -> Tensor:
+            # One exchange for all samples: prompt and negative prompt must see the same, and a picture the same as if it were alone.
+            count = views.stop - views.start
+            return draw_permutations(count, (1, *shape[1:]), generator).expand(count, *shape)
+
+        return draw
+
+    def fuse(self, calls: ViewCalls, step: Callable[[], int]) -> FusedDenoiser:
+        """The fused denoiser of the phase. `step`: tells the number of the current step."""
+        own = self.options
+        local = LocalPath(self.windows, own.fill, own.feather)
+        interacting = self.permutations if own.method == "accdiffusion" else None
+        dilated = None if self.grid is None else DilatedPath(self.grid, blur_std(own), interacting)
+        return FusedDenoiser(calls, local, dilated, self.weights, step=step, tolerance=own.tolerance)
+
+    def views(self, sigmas: Tensor, calls: Sequence[int]) -> list[ViewCount]:
+        """The views of every step.
+
+        Exact for samplers that call the model once a step. A second call's noise level is not known before the run; it is counted at
+        its step's own, which can differ only at the step where a path falls under the tolerance.
+
+        Args:
+            sigmas: (N + 1,) of the plan. `calls`: of the model in each of the N steps.
+        """
+        made = []
+        for step, ((sigma, _), count) in enumerate(zip(pairwise(sigmas.tolist()), calls, strict=True)):
+            local, dilated = path_shares(self.weights_before(sigma).c2, self.options.tolerance) if self.grid else (1.0, 0.0)
+            made.append(ViewCount(count * self.window_count(step) if local else 0, count * self.grid.views if self.grid and dilated else 0))
+        return made
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job before it runs.
+
+    Attributes:
+        setups: one for each phase.
+        sigmas: (N + 1,) noise levels that a phase runs, before Scale-aware Scheduling.
+        calls: of the model in each of the N steps.
+        views: [phase][step].
+    """
+
+    setups: tuple[PhaseSetup, ...]
+    sigmas: Tensor
+    calls: tuple[int, ...]
+    views: tuple[tuple[ViewCount, ...], ...]
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases alone."""
+        return [setup.phase for setup in self.setups]
+
+    @property
+    def steps(self) -> int:
+        """Of each phase."""
+        return len(self.calls)
+
+    @property
+    def totals(self) -> list[ViewCount]:
+        """Views of each phase."""
+        return [ViewCount(sum(view.local for view in views), sum(view.dilated for view in views)) for views in self.views]
+
+    @property
+    def evaluations(self) -> int:
+        """Views of the whole job."""
+        return sum(map(sum, self.totals))
+
+
+def make_plan(
+    start: tuple[int, int], target: tuple[int, int], options: Options, model: ModelFacts, sigmas: Tensor, calls: Sequence[int], seed: int = 0
+) -> Plan:
+    """Plan a job.
+
+    Args:
+        start, target: (rows, columns) in latent pixels of what is enlarged, and of what is to come out.
+        sigmas: (N + 1,) noise levels that a phase runs, from `shortcut_sigmas`, say.
+        calls: of the model in each of the N steps, from `step_calls`; those to expect, for a sampler that chooses its own levels.
+        seed: of everything that the engine itself draws.
+
+    Raises:
+        ValueError: for phases that do not fit.
+    """
+    phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases)
+    setups = tuple(PhaseSetup(phase, options, model, seed) for phase in phases)
+    return Plan(setups, sigmas, tuple(calls), tuple(tuple(setup.views(sigmas, calls)) for setup in setups))
+
+
+def demofusion_views(start: tuple[int, int], target: tuple[int, int], model: ModelFacts) -> int:
+    """Views of a job by DemoFusion as published, the yardstick of every plan: its 50 steps, phase by phase, windows half overlapping, both
+    paths evaluated however little one of them weighs. Its last step stands at the model's lowest level, where the dilated path weighs nothing.
+
+    Args:
+        start, target: (rows, columns) in latent pixels.
+
+    Source: DemoFusion (Du et al., CVPR 2024): 1024 to 4096 pixels with SDXL at 50 steps takes 50 x (13 + 34 + 65) views.
+    """
+    published = PRESETS["Published"]
+    steps = published.schedule.steps
+    # Only whether a path weighs anything counts, not where between the ends a step stands.
+    levels = torch.linspace(min(model.sigma_max, 1e3), 1e-6, steps)
+    return make_plan(start, target, published.options, model, torch.cat([levels, torch.zeros(1)]), [1] * steps).evaluations

@@ -1,0 +1,54 @@
+"""What the core is handed from outside: sizes, models and samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+__all__ = ["Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
+
+
+class Size(NamedTuple):
+    """A size, or a size's ratio, along rows and columns: in latent pixels where nothing else is said."""
+
+    rows: int
+    columns: int
+
+
+def size_of(x: Tensor) -> Size:
+    """Of a (..., H, W) latent."""
+    return Size(x.shape[-2], x.shape[-1])
+
+
+class Denoiser(Protocol):
+    """k-diffusion's model: (B, C, H, W) noisy latents and (B,) sigmas to the (B, C, H, W) estimate of the clean ones."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        """(B, C, H, W), (B,), the model's other arguments -> (B, C, H, W)."""
+        ...
+
+
+class Sampler(Protocol):
+    """A sampler of k-diffusion's, with everything but these arguments bound."""
+
+    def __call__(self, model: Any, x: Tensor, sigmas: Tensor, *, extra_args: dict[str, Any], callback: Callable[[dict[str, Any]], None]) -> Tensor:
+        """(B, C, H, W) noisy latents at sigmas[0] -> (B, C, H, W) at sigmas[-1]. May write into x."""
+        ...
+
+
+class ModelFacts(NamedTuple):
+    """What the engine has to know of a model.
+
+    Attributes:
+        window: its native size.
+        multiple: its inputs' sides have to be multiples of this.
+        sigma_max: its largest noise level.
+        timestep: sigma -> its own timestep, 0 to 1000.
+    """
+
+    window: Size
+    multiple: int
+    sigma_max: float
+    timestep: Callable[[float], float]

@@ -1,0 +1,45 @@
+"""AUTOMATIC1111's WebUI 1.10.1: where the engine comes under its sampler.
+
+Only one sampler's own denoiser is changed, by giving it a subclass of its class for the length of one phase. What the host does around
+its model (prompt editing, AND, callbacks, masks, previews, the refiner) stays the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["fused_inside"]
+
+
+@cache
+def _with_engine(base: Any) -> Any:
+    """The subclass of a CFG denoiser's class that asks its `apt_run` first."""
+
+    class APTDenoiser(base):
+        @property
+        def inner_model(self) -> Any:
+            return self.apt_run.wrap(super().inner_model)
+
+        def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            self.apt_run.begin(x, sigma)
+            return self.apt_run.end(x, sigma, super().forward(x, sigma, *args, **kwargs))
+
+    return APTDenoiser
+
+
+@contextmanager
+def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
+    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin`, `wrap` and `end`; afterwards it is what it was."""
+    base: Any = type(denoiser)
+    denoiser.__class__ = _with_engine(base)
+    denoiser.apt_run = run
+    try:
+        yield
+    finally:
+        del denoiser.apt_run
+        denoiser.__class__ = base

@@ -1,0 +1,128 @@
+"""The controls in their frozen order: what the page shows, and the arguments of the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from apt_ext.options import METHOD_BLUR, PRESETS, Options, settings
+
+__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "defaults", "infotext_key", "pasted"]
+
+CUSTOM = "Custom"
+HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control of the page and one argument of the API.
+
+    Attributes:
+        name: of the argument, and of the field of `Options` where it is one.
+        default, label, help: what the page shows.
+        choices: of a list; `free` allows other text too.
+        least, most: of a number. `slider`: how far the page's slider goes. `step`: of the slider.
+        infotext: name in the infotext; empty where the setting does not change the picture.
+        former: its name in infotexts of earlier versions.
+    """
+
+    name: str
+    default: Any
+    label: str
+    help: str
+    choices: tuple[str, ...] = ()
+    free: bool = False
+    least: float | None = None
+    most: float | None = None
+    slider: float | None = None
+    step: float = 0.05
+    infotext: str = ""
+    former: str = ""
+
+
+def infotext_key(name: str) -> str:
+    """A setting's name in the infotext; empty for the one that does not change the picture."""
+    return "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
+
+
+def _option(name: str, former: str = "") -> Control:
+    of = settings()[name]
+    return Control(
+        name,
+        HOST_DEFAULTS.get(name, getattr(Options, name)),
+        of.label,
+        of.help[0].upper() + of.help[1:],
+        choices=of.choices or of.known,
+        free=bool(of.known),
+        least=of.least,
+        most=of.most,
+        slider=of.slider or of.most,
+        step=of.step,
+        infotext=infotext_key(name),
+        former=former,
+    )
+
+
+# The order is the API's order of arguments: it is frozen, new controls go to the end.
+CONTROLS: tuple[Control, ...] = (
+    Control("preset", CUSTOM, "Preset", "fills the settings below; Custom takes them as they are", choices=(CUSTOM, *PRESETS)),
+    _option("method"),
+    _option("upscaler"),
+    _option("colour_fix"),
+    _option("phases"),
+    _option("matching"),
+    _option("gamma"),
+    _option("overlap"),
+    _option("jitter"),
+    _option("window_batch"),
+    Control("tiled_vae", True, "Tiled VAE", "decode and encode large pictures in tiles, so that memory does not grow with them", infotext="APT tiled VAE"),
+    Control("save_phases", False, "Save intermediate phases", "save the picture at the end of every phase"),
+    _option("word_threshold", former="APT words"),
+    Control("draw_words", False, "Picture of the words", "AccDiffusion: one more picture with the windows drawn over the result, each with the words it kept"),
+    _option("skip_residual"),
+    _option("residual_decay", former="APT residual"),
+    _option("dilated_decay", former="APT dilated"),
+    _option("blur_decay", former="APT sharpen"),
+    _option("blur"),
+    _option("feather"),
+    _option("tolerance"),
+    _option("border"),
+    _option("fill"),
+    _option("reanchor"),
+    _option("hold"),
+    _option("hold_until"),
+    _option("hold_width"),
+)
+SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
+
+
+def defaults() -> dict[str, Any]:
+    """Every control's default by name."""
+    return {control.name: control.default for control in CONTROLS}
+
+
+def pasted(control: Control, infotext: dict[str, Any]) -> Any:
+    """A control's value in a parsed infotext, also of an earlier version; None where it is not there."""
+    if control.name == "preset":
+        return CUSTOM if "APT method" in infotext else None
+    text = infotext.get(control.infotext, infotext.get(control.former)) if control.infotext else None
+    if text is None:
+        return None
+    if isinstance(control.default, bool):
+        return str(text) == "True"
+    if control.choices:
+        return text
+    if control.name == "blur" and "APT residual" in infotext:
+        return _former_blur(text, METHOD_BLUR.get(str(infotext.get("APT method")), 0.0))
+    try:
+        return (int if isinstance(control.default, int) else float)(text)
+    except (TypeError, ValueError):
+        return None  # a word that earlier versions had
+
+
+def _former_blur(text: Any, own: float) -> float:
+    """It was once a std in latent pixels, or "auto" for the method's `own`."""
+    try:
+        return float(text) / own if own else 1.0
+    except ValueError:
+        return 1.0

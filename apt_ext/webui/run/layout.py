@@ -1,0 +1,70 @@
+"""A pass before it runs: its plan, from the host's own schedule and sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from modules import sd_samplers_common, shared
+from torch import Tensor
+
+from apt_ext.core.plan import Plan, make_plan
+from apt_ext.core.types import ModelFacts, Size
+from apt_ext.options import Options, has_residual
+from apt_ext.webui.model import facts_of, native_side
+from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_of, model_calls
+
+__all__ = ["Layout", "lay_out"]
+
+JITTER_SEED = 0  # the same windows for every picture, or a picture in a batch would differ from the same one alone
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A pass before it runs.
+
+    Attributes:
+        plan: of the phases. `start`: (rows, columns) that it begins at. `facts`: of the checkpoint.
+        coordinates: of the sampler. `own`: its own list of noise levels.
+        total, last: see `Coordinates.levels`.
+    """
+
+    plan: Plan
+    start: Size
+    facts: ModelFacts
+    coordinates: Coordinates
+    own: Tensor
+    total: int
+    last: int
+
+
+def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, steps: int | None) -> Layout:
+    """Everything about a pass that is known before it begins.
+
+    Args:
+        p: the processing object; its denoising strength and its schedule are the pass's.
+        sampler: an instance of the host's.
+        start, target: (rows, columns) in latent pixels.
+        steps: the hires pass's steps; None for img2img, where the denoising strength takes its share of `p.steps`.
+
+    Raises:
+        ValueError: where something of it cannot be done.
+    """
+    check_sampler(sampler.config.name, sampler.funcname, has_residual(options))
+    model = shared.sd_model
+    coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
+    table = getattr(sampler.model_wrap, "sigmas", None)
+    facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), native_side(model))  # type: ignore[attr-defined]
+    if p.denoising_strength is None:
+        raise ValueError("denoising strength is not given; it says how much of the schedule each phase runs, try 0.6")
+    total, last = sd_samplers_common.setup_img2img_steps(p, steps)
+    if total < 1:
+        raise ValueError(f"denoising strength {p.denoising_strength} leaves no step to run; use one above 0")
+    own = getattr(sampler, coordinates.getter)(p, total)
+    sigmas = coordinates.levels(own, total, last)
+    calls = model_calls(sampler.config.name, sampler.funcname, sigmas.tolist())
+    if getattr(p, "mask", None) is not None and options.reanchor == "auto":
+        # What is kept outside the mask has statistics of its own, which must not move with the rest.
+        options = dataclasses.replace(options, reanchor="off")
+    return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED), start, facts, coordinates, own, total, last)
