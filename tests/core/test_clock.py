@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from apt_ext.core.clock import EVALUATIONS_PER_STEP, LevelClock, StepClock
+from apt_ext.core.clock import CALLS_PER_STEP, LevelClock, StepClock
 from tests.core.sampler_probe import SigmaNoise, run
 from tests.core.test_samplers import LISTS, SHAPE, Run, chain, far, karras, mix, sampler_of, toy
 
-TWICE = [name for name, count in EVALUATIONS_PER_STEP.items() if count == 2]
-ONCE = [name for name, count in EVALUATIONS_PER_STEP.items() if count == 1]
+TWICE = [name for name, count in CALLS_PER_STEP.items() if count == 2]
+ONCE = [name for name, count in CALLS_PER_STEP.items() if count == 1]
 DENSE = {"50 steps": karras(50), "200 steps": karras(200), **LISTS}
 
 
@@ -21,14 +21,14 @@ DENSE = {"50 steps": karras(50), "200 steps": karras(200), **LISTS}
 def test_a_second_order_sampler_taken_for_first_order_is_caught(name: str, sigmas: Tensor) -> None:
     """Also Heun, whose inner evaluation stands at the very level at which the next step begins, on lists so dense that no level looks wrong."""
     with pytest.raises(RuntimeError, match="the sampler called the model"):
-        Run(name, sigmas, evaluations=1)
+        Run(name, sigmas, calls=1)
 
 
 @pytest.mark.parametrize("sigmas", [value for value in DENSE.values() if len(value) > 3], ids=[name for name, value in DENSE.items() if len(value) > 3])
 @pytest.mark.parametrize("name", ONCE)
 def test_a_first_order_sampler_taken_for_second_order_is_caught(name: str, sigmas: Tensor) -> None:
     with pytest.raises(RuntimeError, match="where step 2 begins"):
-        Run(name, sigmas, evaluations=2)
+        Run(name, sigmas, calls=2)
 
 
 class FirstCallAtSigma:
@@ -55,14 +55,14 @@ def test_the_noise_level_alone_cannot_tell_heuns_steps_apart() -> None:
 
 def test_levels_that_do_not_begin_a_step_are_refused() -> None:
     for sigma in (4.9, 5.0 * 1.5, 0.0):
-        clock = StepClock([10.0, 5.0, 0.0], 1)
+        clock = StepClock([10.0, 5.0, 0.0], [1, 1])
         assert clock.tick(10.0)
         with pytest.raises(RuntimeError, match=f"at sigma {sigma:.6g}, where step 2 begins at 5"):
             clock.tick(sigma)
 
 
 def test_more_calls_than_steps_are_refused() -> None:
-    clock = StepClock([10.0, 5.0, 0.0], 2)
+    clock = StepClock([10.0, 5.0, 0.0], [2, 1])
     assert [clock.tick(sigma) for sigma in (10.0, 7.0, 5.0)] == [True, False, True]
     assert clock.step == 1
     with pytest.raises(RuntimeError, match="called the model 4 times, where its 2 steps take 3"):
@@ -70,7 +70,7 @@ def test_more_calls_than_steps_are_refused() -> None:
 
 
 def test_fewer_calls_than_steps_are_refused_at_the_end() -> None:
-    clock = StepClock([10.0, 5.0, 0.0], 2)
+    clock = StepClock([10.0, 5.0, 0.0], [2, 1])
     clock.tick(10.0)
     with pytest.raises(RuntimeError, match="called the model 1 times, where its 2 steps take 3"):
         clock.finish()

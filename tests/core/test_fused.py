@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from apt_ext.core.dilated import dilated_grid
-from apt_ext.core.fused import FusedDenoiser, blurred, denoise_local, even_batches
-from apt_ext.core.schedule import PathWeights
+from apt_ext.core.paths import blurred
+from apt_ext.core.views import even_batches
+from apt_ext.core.weights import PathWeights
 from apt_ext.core.windows import Window, draw_windows
+from tests.core.made import denoise_local, fused_denoiser
 
 SOME = settings(deadline=None, max_examples=40)
 FEW = settings(deadline=None, max_examples=20)
@@ -40,7 +42,7 @@ class Conv:
 
 @st.composite
 def setups(draw: Any) -> tuple[tuple[int, int], dict[str, Any]]:
-    """A latent size with arguments of `FusedDenoiser`: any mix of paths, borders, paddings, jitter, feather, blur and batch size."""
+    """A latent size with arguments of `fused_denoiser`: any mix of paths, borders, paddings, jitter, feather, blur and batch size."""
     size = (draw(st.integers(2, 26)), draw(st.integers(2, 26)))
     layout = {
         "size": size,
@@ -75,7 +77,7 @@ def test_constant_model_gives_a_constant(setup: tuple[tuple[int, int], dict[str,
         zero_blur = blur > 0 and arguments["grid"] is not None and arguments["grid"].fill == "zero"
         if zero_blur and (arguments["grid"].top or arguments["grid"].left or arguments["grid"].views > 1):
             continue  # zeros beyond the border are not flat
-        out = FusedDenoiser(lambda v, s: torch.full_like(v, c), **arguments | {"blur": blur})(x, torch.ones(2))
+        out = fused_denoiser(lambda v, s: torch.full_like(v, c), **arguments | {"blur": blur})(x, torch.ones(2))
         torch.testing.assert_close(out, torch.full_like(x, c), rtol=1e-5, atol=2e-5)
 
 
@@ -86,7 +88,7 @@ def test_identity_gives_the_state_back(setup: tuple[tuple[int, int], dict[str, A
     size, arguments = setup
     x = noise(2, 3, *size)
     before = x.clone()
-    out = FusedDenoiser(lambda v, s: v, **arguments)(x, torch.full((2,), 3.0))
+    out = fused_denoiser(lambda v, s: v, **arguments)(x, torch.full((2,), 3.0))
     torch.testing.assert_close(out, x, rtol=1e-5, atol=1e-5)
     assert torch.equal(x, before), "the sampler's tensor was written to"
 
@@ -97,7 +99,7 @@ def test_pointwise_linear_model_is_exact(setup: tuple[tuple[int, int], dict[str,
     """D(v) = a v + b: local a x + b; dilated x - g + a g + b; fused (1 - c2) and c2 of them."""
     size, arguments = setup
     x = noise(2, 3, *size)
-    fused = FusedDenoiser(lambda v, s: a * v + b, **arguments)
+    fused = fused_denoiser(lambda v, s: a * v + b, **arguments)
     local = a * x + b
     dilated = local
     grid = arguments["grid"]
@@ -120,7 +122,7 @@ def test_each_sample_is_alone(setup: tuple[tuple[int, int], dict[str, Any]]) -> 
     """A picture must not depend on what else is in its batch: its blur statistics, its place among the views."""
     size, arguments = setup
     x = noise(3, 3, *size) * torch.tensor([1.0, 8.0, 0.2]).view(3, 1, 1, 1) + torch.tensor([0.0, 5.0, -1.0]).view(3, 1, 1, 1)
-    fused = FusedDenoiser(Conv(), **arguments)
+    fused = fused_denoiser(Conv(), **arguments)
     together = fused(x, torch.full((3,), 1.7))
     for b in range(3):
         torch.testing.assert_close(together[b : b + 1], fused(x[b : b + 1], torch.full((1,), 1.7)), rtol=1e-5, atol=2e-5)
@@ -132,7 +134,7 @@ def test_window_batch_does_not_change_the_picture(setup: tuple[tuple[int, int], 
     """Memory and speed only."""
     size, arguments = setup
     x = noise(2, 3, *size)
-    outs = [FusedDenoiser(Conv(), **arguments | {"window_batch": n})(x, torch.full((2,), 0.8)) for n in (1, 3, 8, 100)]
+    outs = [fused_denoiser(Conv(), **arguments | {"window_batch": n})(x, torch.full((2,), 0.8)) for n in (1, 3, 8, 100)]
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], rtol=1e-5, atol=1e-5)
 
@@ -157,16 +159,16 @@ def test_a_shifted_input_gives_a_shifted_output(window: Any, count: Any, dilatio
     by = tuple(w * k for w, k in zip(window, windows, strict=True))
     x, sigma = noise(1, 3, *size), torch.ones(1)
     tiles = draw_windows(0, size=size, window=window, overlap=0.0, jitter=0.0)
-    fused = FusedDenoiser(Conv(padding="circular"), **fixed(c2, windows=lambda step: tiles, grid=dilated_grid(size, dilation)))
+    fused = fused_denoiser(Conv(padding="circular"), **fixed(c2, windows=lambda step: tiles, grid=dilated_grid(size, dilation)))
     torch.testing.assert_close(fused(x.roll(by, (-2, -1)), sigma), fused(x, sigma).roll(by, (-2, -1)), rtol=1e-5, atol=1e-5)
     one = tuple(k + 1 for k in windows)
-    dilated = FusedDenoiser(Conv(padding="circular"), **fixed(c2, windows=None, grid=dilated_grid(size, dilation)))
+    dilated = fused_denoiser(Conv(padding="circular"), **fixed(c2, windows=None, grid=dilated_grid(size, dilation)))
     torch.testing.assert_close(dilated(x.roll(one, (-2, -1)), sigma), dilated(x, sigma).roll(one, (-2, -1)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_shift_that_the_grid_does_not_allow_shows() -> None:
     x, sigma = noise(2, 3, 16, 16), torch.ones(2)
-    local = FusedDenoiser(Conv(), **fixed(0.5, grid=None))
+    local = fused_denoiser(Conv(), **fixed(0.5, grid=None))
     assert not torch.allclose(local(x.roll(3, -1), sigma), local(x, sigma).roll(3, -1), atol=1e-3), "there are no windows"
 
 
@@ -187,7 +189,7 @@ def test_a_shift_that_the_grid_does_not_allow_shows() -> None:
 def test_a_path_of_no_weight_costs_nothing(c2: float, tolerance: float, shares: tuple[float, float], window_batch: int) -> None:
     """The free speed: model calls and views are counted; the other path gets all the weight."""
     model, done = Conv(), []
-    fused = FusedDenoiser(model, **fixed(c2, tolerance=tolerance, window_batch=window_batch, on_views=done.append))
+    fused = fused_denoiser(model, **fixed(c2, tolerance=tolerance, window_batch=window_batch, on_views=done.append))
     assert fused.shares(1.0) == pytest.approx(shares)
     assert sum(fused.shares(1.0)) == pytest.approx(1, abs=1e-15)
     x, sigma = noise(2, 3, 16, 16), torch.ones(2)
@@ -198,14 +200,14 @@ def test_a_path_of_no_weight_costs_nothing(c2: float, tolerance: float, shares: 
     assert sum(done) == paths * 4
     assert len(done) == model.calls
     assert max(done) <= window_batch
-    expected = shares[0] * fused.local(x, sigma, 0) + shares[1] * fused.dilated(x, sigma, 0)
+    expected = shares[0] * fused.estimate_local(x, sigma, 0, {}) + shares[1] * fused.estimate_dilated(x, sigma, 0, {}, 1.0)
     torch.testing.assert_close(out, expected)
 
 
 def test_one_path_takes_all() -> None:
     """A path that is left out has no share, whatever the weights say."""
-    assert FusedDenoiser(Conv(), **fixed(0.9, grid=None)).shares(1.0) == (1.0, 0.0)
-    assert FusedDenoiser(Conv(), **fixed(0.1, windows=None)).shares(1.0) == (0.0, 1.0)
+    assert fused_denoiser(Conv(), **fixed(0.9, grid=None)).shares(1.0) == (1.0, 0.0)
+    assert fused_denoiser(Conv(), **fixed(0.1, windows=None)).shares(1.0) == (0.0, 1.0)
 
 
 def test_steps_choose_the_windows() -> None:
@@ -216,10 +218,10 @@ def test_steps_choose_the_windows() -> None:
         asked.append(step)
         return draw_windows(step, size=(16, 16), window=(8, 8))
 
-    counted = FusedDenoiser(Conv(), **fixed(0.5, windows=windows))
+    counted = fused_denoiser(Conv(), **fixed(0.5, windows=windows))
     for _ in range(3):
         counted(noise(1, 3, 16, 16), torch.ones(1))
-    clocked = FusedDenoiser(Conv(), **fixed(0.5, windows=windows, step=lambda: 7))
+    clocked = fused_denoiser(Conv(), **fixed(0.5, windows=windows, step=lambda: 7))
     clocked(noise(1, 3, 16, 16), torch.ones(1))
     assert asked == [0, 1, 2, 7]
 
@@ -233,65 +235,33 @@ def test_weights_and_blur_follow_the_noise_level() -> None:
         return PathWeights(0.0, sigma / 10, sigma / 8)
 
     x, model = noise(1, 3, 16, 16), Conv()
-    fused = FusedDenoiser(model, **fixed(0.0, weights=weights, blur=1.2))
-    constant = FusedDenoiser(model, **fixed(0.4, weights=lambda s: PathWeights(0.0, 0.4, 0.5), blur=1.2))
+    fused = fused_denoiser(model, **fixed(0.0, weights=weights, blur=1.2))
+    constant = fused_denoiser(model, **fixed(0.4, weights=lambda s: PathWeights(0.0, 0.4, 0.5), blur=1.2))
     torch.testing.assert_close(fused(x, torch.full((1,), 4.0)), constant(x, torch.full((1,), 4.0)))
     assert set(levels) == {4.0}
 
 
-def held(every: int, model: Any) -> tuple[FusedDenoiser, list[int]]:
-    """A denoiser at c2 = 0.4 whose step is the one number in the returned list."""
-    now = [0]
-    return FusedDenoiser(model, **fixed(0.4, step=lambda: now[0], dilated_every=every)), now
+def test_rows_keep_noise_levels_of_their_own() -> None:
+    """An extension may lower the prompt's rows alone: each row is as if all stood at its level, with the weights of the highest."""
+    x, levels = noise(2, 3, 16, 16), torch.tensor([1.25, 2.5])
+    weights = {"weights": lambda sigma: PathWeights(0, sigma / 10, 1)}
+    together = fused_denoiser(Conv(), **fixed(0.25, blur=1.0, **weights))(x, levels)
+    for row, level in enumerate(levels):
+        alone = fused_denoiser(Conv(), **fixed(0.25, blur=1.0))(x[row : row + 1], level[None])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_the_dilated_correction_is_held_between_its_steps() -> None:
-    (fused, now), (plain, other) = held(3, Conv()), held(1, Conv())
-    corrections = []
-    for step in range(5):
-        now[0] = other[0] = step
-        x, sigma = noise(1, 3, 16, 16, seed=step), torch.tensor([2.0])
-        corrections.append(plain.dilated(x, sigma, step) - plain.local(x, sigma, step))
-        due = step - step % 3
-        torch.testing.assert_close(fused(x, sigma), plain.local(x, sigma, step) + 0.4 * corrections[due])
+def test_halves_of_a_batch_stay_halves() -> None:
+    """Extensions take the first half of a call's rows for the prompt and the second for the negative one: so it has to be in every call."""
+    x = torch.cat([torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16)])
+    halves: list[list[float]] = []
 
+    def model(v: Tensor, s: Tensor) -> Tensor:
+        halves.append([float(half.mean()) for half in v.chunk(2)])
+        return v
 
-def test_each_call_of_a_step_has_its_own_correction() -> None:
-    """Prompt and negative prompt one after the other, and the second call of a second-order sampler."""
-    fused, now = held(2, Conv())
-    one, two, sigma = noise(1, 3, 16, 16, seed=1), noise(1, 3, 16, 16, seed=2), torch.tensor([2.0])
-    first = [fused(x, sigma) for x in (one, two)]
-    now[0] = 1
-    torch.testing.assert_close([fused(x, sigma) for x in (one, two)], first)
-
-
-def test_a_held_correction_costs_nothing_and_a_new_shape_is_due_at_once() -> None:
-    model = Conv()
-    fused, now = held(4, model)
-    seen = []
-    for step, samples in enumerate((1, 1, 2, 1)):
-        now[0], model.seen = step, 0
-        fused(noise(samples, 3, 16, 16), torch.full((samples,), 2.0))
-        seen.append(model.seen // samples)
-    windows, views = seen[1], seen[0] - seen[1]
-    assert views == fused.grid.views
-    assert seen == [windows + views, windows, windows + views, windows]
-
-
-def test_a_call_that_failed_is_repeated_with_its_own_correction() -> None:
-    fused, now = held(2, Conv())
-    one, two, sigma = noise(1, 3, 16, 16, seed=1), noise(1, 3, 16, 16, seed=2), torch.tensor([2.0])
-    first = [fused(x, sigma) for x in (one, two)]
-    now[0] = 1
-
-    def full(count: int) -> None:
-        raise RuntimeError("out of memory")
-
-    fused.on_views = full
-    with pytest.raises(RuntimeError):
-        fused(one, sigma)
-    fused.on_views = lambda count: None
-    torch.testing.assert_close([fused(x, sigma) for x in (one, two)], first)
+    fused_denoiser(model, **fixed(0.5, window_batch=3))(x, torch.ones(4))
+    assert halves == [[0.0, 1.0]] * 4
 
 
 def test_interruption_passes_through() -> None:
@@ -302,7 +272,7 @@ def test_interruption_passes_through() -> None:
 
     model = Conv()
     with pytest.raises(InterruptedError):
-        FusedDenoiser(model, **fixed(0.5, on_views=stop, window_batch=2))(noise(1, 3, 16, 16), torch.ones(1))
+        fused_denoiser(model, **fixed(0.5, on_views=stop, window_batch=2))(noise(1, 3, 16, 16), torch.ones(1))
     assert model.calls == 1
 
 
@@ -318,7 +288,7 @@ def test_half_precision(dtype: torch.dtype, c2: float, blur: float) -> None:
         return (2 * torch.tanh(v.float() / 10)).to(v.dtype)
 
     x = (sigma * noise(2, 4, 16, 16)).to(dtype)
-    fused = FusedDenoiser(model, **fixed(c2, blur=blur))
+    fused = fused_denoiser(model, **fixed(c2, blur=blur))
     out = fused(x, torch.full((2,), sigma))
     expected = fused(x.float(), torch.full((2,), sigma))
     assert out.dtype == dtype
@@ -332,7 +302,7 @@ def test_the_model_sees_the_states_dtype() -> None:
     seen: set[torch.dtype] = set()
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         seen.clear()
-        out = FusedDenoiser(lambda v, s, seen=seen: (seen.add(v.dtype), v)[1], **fixed(0.5, blur=1.0))(noise(1, 3, 16, 16, dtype=dtype), torch.ones(1))
+        out = fused_denoiser(lambda v, s, seen=seen: (seen.add(v.dtype), v)[1], **fixed(0.5, blur=1.0))(noise(1, 3, 16, 16, dtype=dtype), torch.ones(1))
         assert seen == {dtype}
         assert out.dtype == dtype
 
@@ -349,14 +319,12 @@ def test_even_batches(count: int, most: int) -> None:
 
 
 def test_errors_quote_what_is_wrong() -> None:
-    """No path, unequal noise levels, a hole in the windows, an unknown fill."""
+    """No path, a hole in the windows, an unknown fill."""
     x = noise(2, 3, 16, 16)
     with pytest.raises(ValueError, match="at least one"):
-        FusedDenoiser(Conv(), **fixed(0.5, windows=None, grid=None))
-    with pytest.raises(ValueError, match=r"1\.25 to 2\.5"):
-        FusedDenoiser(Conv(), **fixed(0.5))(x, torch.tensor([1.25, 2.5]))
+        fused_denoiser(Conv(), **fixed(0.5, windows=None, grid=None))
     with pytest.raises(ValueError, match="64 of 16 x 16"):
         denoise_local(Conv(), x, torch.ones(2), {}, [Window(0, 0, 8, 8), Window(8, 0, 8, 8), Window(0, 8, 8, 8)])
     for change in ({"fill": "edge"}, {"grid": dilated_grid((16, 16), (2, 2), "edge")}):
         with pytest.raises(ValueError, match="edge"):
-            FusedDenoiser(Conv(), **fixed(0.5, **change))(x, torch.ones(2))
+            fused_denoiser(Conv(), **fixed(0.5, **change))(x, torch.ones(2))

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apt_ext.core.clock import EVALUATIONS_PER_STEP, FREE_SAMPLERS
+from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS, step_calls
 from apt_ext.core.hold import Hold, hold_weight, low_pass
-from apt_ext.core.phases import plan_phases
-from apt_ext.core.upscale import enlarge, upscale
+from apt_ext.core.noise_levels import shortcut_sigmas
+from apt_ext.core.plan import make_plan
+from apt_ext.core.upscale import enlarge, sample_with, upscale
+from apt_ext.core.views import ViewCalls
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.options import Options
 from tests.core.test_upscale import FACTS, SIGMAS, noise_for
@@ -77,28 +79,22 @@ def test_the_weight_falls_from_the_first_level_to_none() -> None:
     assert hold_weight(1.0, 0.3, 0.3)(0.3) == 0, "a phase that begins where the hold has faded out is not held"
 
 
-@pytest.mark.parametrize("sampler", [*EVALUATIONS_PER_STEP, *FREE_SAMPLERS])
+@pytest.mark.parametrize("sampler", [*CALLS_PER_STEP, *FREE_SAMPLERS])
 def test_every_sampler_carries_it_and_it_keeps_the_picture(sampler: str) -> None:
     """Also those that choose their noise levels themselves. The held result's coarse part is nearer to the enlarged picture's."""
     z = torch.randn(1, 4, 8, 10, generator=torch.Generator().manual_seed(5))
-    phases = plan_phases((8, 10), (8, 10), (16, 20), "direct")
     apart = {}
     for strength in (0.0, 1.0):
-        options = Options(steps=8, shortcut=0.7, skip_residual=False, hold=strength, hold_width=0.5, reanchor="off", matching=0.0)
-        calls = EVALUATIONS_PER_STEP.get(sampler)
-        done = upscale(
-            ideal,
-            z,
-            z,
-            phases,
-            options,
-            FACTS,
-            sampler=lambda number: make_sampler(sampler, [7]),
-            evaluations=calls,
-            sigmas=make_sigmas("karras", options.steps, SIGMAS),
-            noise=noise_for([1]),
-            seed=3,
+        options = Options(phases="direct", skip_residual=False, hold=strength, hold_width=0.5, reanchor="off", matching=0.0)
+        sigmas = shortcut_sigmas(make_sigmas("karras", 8, SIGMAS), 0.7)
+        plan = make_plan((8, 10), (16, 20), options, FACTS, sigmas, step_calls(sigmas.tolist(), CALLS_PER_STEP.get(sampler, 1)), 3)
+        sample = sample_with(
+            ViewCalls(ideal, options.window_batch),
+            lambda phase: make_sampler(sampler, [7]),
+            noise_for([1]),
+            model_calls=plan.calls if sampler in CALLS_PER_STEP else None,
         )
+        done = upscale(z, z, plan, sample)
         assert torch.isfinite(done).all()
         apart[strength] = float((low_pass(done, (2.0, 2.0)) - low_pass(enlarge(z, (16, 20)), (2.0, 2.0))).square().mean())
     assert apart[1.0] < 0.7 * apart[0.0]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.dilated import DilatedGrid, dilated_grid
-from apt_ext.core.fused import FusedDenoiser, denoise_dilated, denoise_local
 from apt_ext.core.interaction import draw_permutations, exchange, exchange_back
-from apt_ext.core.schedule import PathWeights
+from apt_ext.core.weights import PathWeights
 from apt_ext.core.windows import draw_windows
+from tests.core.made import denoise_dilated, denoise_local, fused_denoiser
 
 SOME = settings(deadline=None, max_examples=50)
 SHAPE = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
@@ -196,7 +196,7 @@ def test_fused_denoiser_hands_its_settings_on() -> None:
         steps.append(step)
         return permutations
 
-    fused = FusedDenoiser(
+    fused = fused_denoiser(
         model,
         windows=lambda step: windows,
         grid=grid,

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_ext.core.clock import EVALUATIONS_PER_STEP, LEAST_STEPS, StepClock, check_steps, evaluations_per_step
-from apt_ext.core.residual import PhaseDenoiser
-from apt_ext.core.schedule import PathWeights, cosine_weights, discrete_timestep
+from apt_ext.core.clock import CALLS_PER_STEP, LEAST_STEPS, StepClock, check_steps, sampler_calls, step_calls
+from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.residual import PhaseDenoiser, StepMixer
+from apt_ext.core.weights import PathWeights, cosine_weights
 from tests.conftest import k_sampling
 from tests.core.sampler_probe import SigmaNoise, probe, replay, run
 
@@ -77,10 +78,10 @@ class Run:
         seen: what the model got in each call. `result`: what the sampler returned. `mixes`: the levels at which the residual was mixed in.
     """
 
-    def __init__(self, name: str, sigmas: Tensor, x: Tensor | None = None, evaluations: int | None = None, residual: bool = True, **options: float):
+    def __init__(self, name: str, sigmas: Tensor, x: Tensor | None = None, calls: int | None = None, residual: bool = True, **options: float):
         self.seen: list[Tensor] = []
         self.mixes: list[float] = []
-        self.clock = StepClock(sigmas.tolist(), evaluations_per_step(name) if evaluations is None else evaluations)
+        self.clock = StepClock(sigmas.tolist(), step_calls(sigmas.tolist(), sampler_calls(name) if calls is None else calls))
 
         def counted(sigma: float) -> PathWeights:
             self.mixes.append(sigma)
@@ -90,7 +91,7 @@ class Run:
             self.seen.append(x.clone())
             return toy(x, sigma)
 
-        phase = PhaseDenoiser(model, self.clock, counted, (Z_UP, NOISE) if residual else None)
+        phase = PhaseDenoiser(model, StepMixer(self.clock, counted, (Z_UP, NOISE) if residual else None))
         start = Z_UP + sigmas[0] * NOISE + draw(3) if x is None else x
         self.start = start.clone()
         self.result = run(sampler_of(name), phase, start, sigmas, SigmaNoise(SHAPE), **options)
@@ -109,21 +110,21 @@ def far(a: Tensor, b: Tensor) -> float:
 
 def test_every_sampler_that_takes_a_list_of_sigmas_is_known(sampling: ModuleType) -> None:
     functions = {name.removeprefix("sample_"): f for name, f in vars(sampling).items() if name.startswith("sample_")}
-    assert {name for name, f in functions.items() if "sigmas" in inspect.signature(f).parameters} == set(EVALUATIONS_PER_STEP) == {*SINGLE, *MULTI}
-    for name in functions.keys() - set(EVALUATIONS_PER_STEP):
+    assert {name for name, f in functions.items() if "sigmas" in inspect.signature(f).parameters} == set(CALLS_PER_STEP) == {*SINGLE, *MULTI}
+    for name in functions.keys() - set(CALLS_PER_STEP):
         with pytest.raises(ValueError, match=f"'{name}' chooses its own noise levels"):
-            evaluations_per_step(name)
-    assert functions.keys() - set(EVALUATIONS_PER_STEP) == {"dpm_fast", "dpm_adaptive"}
+            sampler_calls(name)
+    assert functions.keys() - set(CALLS_PER_STEP) == {"dpm_fast", "dpm_adaptive"}
     with pytest.raises(ValueError, match="'unipc' does not exist; use one of euler, "):
-        evaluations_per_step("unipc")
+        sampler_calls("unipc")
 
 
 @pytest.mark.parametrize("sigmas", LISTS.values(), ids=LISTS)
-@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
 def test_the_clock_knows_the_pattern(name: str, sigmas: Tensor) -> None:
     """The clock says "first call of a step" at exactly the calls that the sampler's own callback follows, and counts the steps as it does."""
     update = probe(sampler_of(name), sigmas, derivative=False)
-    clock = StepClock(sigmas.tolist(), evaluations_per_step(name))
+    clock = StepClock(sigmas.tolist(), step_calls(sigmas.tolist(), sampler_calls(name)))
     told = [(clock.tick(level), clock.step) for level in update.levels]
     assert [call for call, (first, _) in enumerate(told) if first] == update.starts[:-1]
     assert [step for first, step in told if first] == list(range(len(sigmas) - 1))
@@ -141,7 +142,7 @@ def test_in_place_mix_equals_a_chain_of_one_step_runs(name: str, sigmas: Tensor)
 
 
 @pytest.mark.parametrize("sigmas", LISTS.values(), ids=LISTS)
-@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
 def test_in_place_mix_equals_the_samplers_update_on_the_mixed_state(name: str, sigmas: Tensor) -> None:
     """The multistep samplers too: they carry their history on, made from the mixed states, and every model call sees what it should."""
     made = Run(name, sigmas)
@@ -160,7 +161,7 @@ def test_multistep_samplers_are_no_chain_of_one_step_runs(name: str) -> None:
     assert far(made.result, chain(name, made.start, LISTS["DDIM, to 0.029"])) > 1e-3
 
 
-@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
 def test_without_a_residual_nothing_changes(name: str) -> None:
     sigmas = LISTS["to 0"]
     made = Run(name, sigmas, residual=False)
@@ -169,7 +170,7 @@ def test_without_a_residual_nothing_changes(name: str) -> None:
     assert far(made.result, Run(name, sigmas).result) > 1e-2  # so the residual does do something here
 
 
-@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
 def test_the_first_mix_is_written_into_the_callers_tensor(name: str) -> None:
     """The sampler works on the tensor that it is given, so the first mix lands there: a caller that needs it afterwards clones it."""
     sigmas = LISTS["to 0"]
@@ -202,7 +203,7 @@ def test_churn(name: str, s_churn: float) -> None:
     assert made.mixes == levels
 
 
-@pytest.mark.parametrize("name", [name for name in EVALUATIONS_PER_STEP if LEAST_STEPS.get(name, 1) == 1])
+@pytest.mark.parametrize("name", [name for name in CALLS_PER_STEP if LEAST_STEPS.get(name, 1) == 1])
 def test_one_step_to_0(name: str) -> None:
     """The shortest list that a shortcut can leave: one call, one mix, and the result is the denoiser's answer."""
     sigmas = torch.tensor([3.0, 0.0], dtype=torch.float64)
@@ -212,7 +213,7 @@ def test_one_step_to_0(name: str) -> None:
     assert far(made.result, toy(made.seen[0], torch.full((2,), 3.0, dtype=torch.float64))) < 1e-12
 
 
-@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
 def test_a_phase_too_short_for_its_sampler_is_refused(name: str) -> None:
     """Two of k-diffusion's samplers fail on a single step to 0, with or without a residual; they are told in words before that."""
     sigmas = torch.tensor([3.0, 0.0], dtype=torch.float64)
@@ -225,7 +226,7 @@ def test_a_phase_too_short_for_its_sampler_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
 def test_the_clock_bears_half_precision(name: str, dtype: torch.dtype) -> None:
     """A sampler hands its sigmas on in the latents' precision, so that they come back rounded."""
     mixes: list[float] = []
@@ -238,7 +239,8 @@ def test_the_clock_bears_half_precision(name: str, dtype: torch.dtype) -> None:
         return x / 2
 
     sigmas = karras(50).float()
-    phase = PhaseDenoiser(half, StepClock(sigmas.tolist(), evaluations_per_step(name)), counted, (Z_UP.to(dtype), NOISE.to(dtype)))
+    clock = StepClock(sigmas.tolist(), step_calls(sigmas.tolist(), sampler_calls(name)))
+    phase = PhaseDenoiser(half, StepMixer(clock, counted, (Z_UP.to(dtype), NOISE.to(dtype))))
     noise = SigmaNoise(SHAPE)
     run(sampler_of(name), phase, (14.6 * NOISE).to(dtype), sigmas, lambda a, b: noise(a, b).to(dtype))
     assert mixes == pytest.approx(sigmas[:-1].tolist(), rel=4e-3)

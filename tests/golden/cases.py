@@ -15,15 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apt_ext.core.blur import gaussian_blur
-from apt_ext.core.clock import StepClock, evaluations_per_step
+from apt_ext.core.clock import StepClock, sampler_calls, step_calls
 from apt_ext.core.conditioning import ViewBatch, condition_views
 from apt_ext.core.dilated import dilated_grid, pad_to_grid
-from apt_ext.core.fused import FusedDenoiser, blurred
-from apt_ext.core.residual import PhaseDenoiser
-from apt_ext.core.schedule import PathWeights, cosine_weights, discrete_timestep
+from apt_ext.core.fused import FusedDenoiser
+from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.paths import blurred
+from apt_ext.core.residual import PhaseDenoiser, StepMixer
 from apt_ext.core.statistics import mean_std, reanchor
 from apt_ext.core.upscale import enlarge
+from apt_ext.core.weights import PathWeights, cosine_weights
 from tests.conftest import k_sampling
+from tests.core.made import fused_denoiser
 from tests.golden.files import VAE_FACTOR, Golden, find_cases, why_not_a_case
 
 __all__ = ["TOLERANCE", "Replay", "replay"]
@@ -69,21 +72,22 @@ class Recorder(FusedDenoiser):
 
     kept: dict[str, list[Tensor]]
 
-    def local(self, x: Tensor, sigma: Tensor, step: int, **extra: Any) -> Tensor:
-        self.kept["local"].append(super().local(x, sigma, step, **extra))
+    def estimate_local(self, x: Tensor, sigma: Tensor, step: int, extra: dict[str, Any]) -> Tensor:
+        self.kept["local"].append(super().estimate_local(x, sigma, step, extra))
         return self.kept["local"][-1].clone()
 
-    def dilated(self, x: Tensor, sigma: Tensor, step: int, **extra: Any) -> Tensor:
-        self.kept["global"].append(super().dilated(x, sigma, step, **extra))
+    def estimate_dilated(self, x: Tensor, sigma: Tensor, step: int, extra: dict[str, Any], c3: float) -> Tensor:
+        self.kept["global"].append(super().estimate_dilated(x, sigma, step, extra, c3))
         return self.kept["global"][-1].clone()
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         step = len(self.kept["mix"])
         self.kept["mix"].append(x.clone())
         out = super().__call__(x, sigma, **extra)
-        for name, path, there in (("local", self.local, self.windows), ("global", self.dilated, self.grid)):
-            if there is not None and len(self.kept[name]) == step:
-                path(x, sigma, step, **extra)
+        if self.local is not None and len(self.kept["local"]) == step:
+            self.estimate_local(x, sigma, step, extra)
+        if self.dilated is not None and len(self.kept["global"]) == step:
+            self.estimate_dilated(x, sigma, step, extra, self.weights(float(sigma.max())).c3)
         return out
 
 
@@ -175,7 +179,7 @@ class Replay:
         """One upscaling phase, from the previous one's latent to its own, both in the file's scale."""
         golden, s = self.golden, self.golden.phases[index]
         z_up, noise = enlarge(z, golden.size(s)), golden.latent(f"p{s}_noise")
-        clock = StepClock(self.sigmas.tolist(), evaluations_per_step("euler"))
+        clock = StepClock(self.sigmas.tolist(), step_calls(self.sigmas.tolist(), sampler_calls("euler")))
         local, dilated = golden.option("use_multidiffusion"), golden.option("use_dilated_sampling")
         grid = dilated_grid(golden.size(s), (s, s), fill="zero")
         blur = float(golden.option("sigma")) if golden.option("use_guassian") else 0.0
@@ -183,8 +187,9 @@ class Replay:
         def permutations(step: int) -> Callable[[slice, tuple[int, ...]], Tensor]:
             return lambda views, shape: torch.from_numpy(golden.data[f"p{s}_shuffle"][step, views]).long().view(-1, *shape)
 
-        fused = Recorder(
+        fused = fused_denoiser(
             self.model,
+            kind=Recorder,
             windows=(lambda step: golden.windows(s, step)) if local else None,
             grid=grid if dilated else None,
             weights=self.weights,
@@ -198,7 +203,7 @@ class Replay:
             interaction_group=int(golden.option("view_batch_size")),
         )
         fused.kept = {"mix": [], "local": [], "global": []}
-        phase = PhaseDenoiser(fused, clock, self.weights, (z_up, noise) if golden.option("use_skip_residual") else None)
+        phase = PhaseDenoiser(fused, StepMixer(clock, self.weights, (z_up, noise) if golden.option("use_skip_residual") else None))
         starts: list[Tensor] = []
 
         def model(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from apt_ext.core import fused, residual
+from apt_ext.core import paths, residual
 from apt_ext.core.blur import gaussian_blur
 from tests.golden.cases import TOLERANCE, replay
 from tests.golden.files import OWN, Golden, find_cases, why_not_a_case
@@ -69,11 +69,11 @@ def _wider(x: Tensor, lengths: tuple[int, int], *rest: Any) -> Tensor:
     return gaussian_blur(x, (lengths[0] + 2, lengths[1] + 2), *rest)
 
 
-_blurred = fused.blurred
+_blurred = paths.blurred
 BREAKS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "D(g) in place of x - g + D(g)": (fused, "blurred", _plain_estimate),
-    "no renormalisation": (fused, "renormalise", lambda x, mean, std: x),
-    "a kernel of 2d + 1": (fused, "gaussian_blur", _wider),
+    "D(g) in place of x - g + D(g)": (paths, "blurred", _plain_estimate),
+    "no renormalisation": (paths, "renormalise", lambda x, mean, std: x),
+    "a kernel of 2d + 1": (paths, "gaussian_blur", _wider),
     "no skip residual": (residual, "mix_residual", lambda *args: None),
 }
 

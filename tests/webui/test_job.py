@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from apt_ext.core.clock import EVALUATIONS_PER_STEP
+from apt_ext.core.clock import CALLS_PER_STEP
 from tests.host.double.jobs import ON, far, left_on_p, nothing_left, pixels
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -363,7 +363,7 @@ def test_img2img_latents_are_decoded_in_tiles_where_asked(host, monkeypatch, pic
     assert decoded == []
 
 
-@pytest.mark.parametrize("sampler", EVALUATIONS_PER_STEP)
+@pytest.mark.parametrize("sampler", CALLS_PER_STEP)
 def test_every_sampler_carries_a_job(host, samplers, sampler):
     (made,) = host.run(host.text_job(ON, sampler_name=sampler, hr_scale=1.5))
     assert made.size == (96, 96)

@@ -74,7 +74,7 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
     """
     samples, size = x.shape[0], (x.shape[-2] // cell, x.shape[-1] // cell)
     windows = [Window(top * cell, left * cell, side * cell, side * cell) for top, left in _spread(size, side, count)]
-    patches = gather_windows(x, windows)
+    patches = torch.cat([gather_windows(x, [window]) for window in windows])  # patch by patch
     margin = max(1, side // 12)
     near = _features(patches.float(), cell)
     features = torch.cat([near, F.avg_pool2d(near, AROUND, 1, AROUND // 2, count_include_pad=False)], 1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from apt_ext.core.schedule import shortcut_sigmas
+from apt_ext.core.noise_levels import shortcut_sigmas
 from apt_ext.options import PHASE_POLICIES, PRESETS, Options, preset_options, settings
 from apt_ext.webui.page.request import CONTROLS, CUSTOM, Request, defaults, infotext, parse, preset_values, replaced
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-
-from apt_ext.core.clock import EVALUATIONS_PER_STEP
-from apt_ext.core.phases import plan_phases
 from apt_ext.core.schedule import discrete_timestep, scale_aware_sigmas
+
+from apt_ext.core.clock import CALLS_PER_STEP
+from apt_ext.core.phases import plan_phases
 from apt_ext.core.upscale import ModelFacts, phase_fused
 from apt_ext.demo.model import alphas_cumprod
 from apt_ext.options import Options
@@ -140,7 +140,7 @@ def test_coordinates_follow_the_sampler():
 
 
 def test_every_sampler_of_k_diffusion_with_a_list_of_sigmas_is_taken(sampling):
-    for name in EVALUATIONS_PER_STEP:
+    for name in CALLS_PER_STEP:
         check_sampler(name, f"sample_{name}", residual=True)
         check_sampler(name, getattr(sampling, f"sample_{name}"), residual=True)
 
@@ -237,7 +237,7 @@ def test_a_sampler_that_needs_more_steps_is_refused():
         model_calls("DPM++ 2M SDE", "sample_dpmpp_2m_sde", [1.0, 0.0])
 
 
-@pytest.mark.parametrize("name", [*EVALUATIONS_PER_STEP, "ddim", "plms", "unipc", "dpm_fast"])
+@pytest.mark.parametrize("name", [*CALLS_PER_STEP, "ddim", "plms", "unipc", "dpm_fast"])
 def test_samplers_call_their_model_as_counted(host, name):
     p = host.picture_job(init_images=[], steps=6, sampler_name=name, extra_generation_params={})
     sampler = host.sd_samplers.create_sampler(name, host.model)

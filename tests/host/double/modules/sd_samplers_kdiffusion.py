@@ -4,7 +4,7 @@ from itertools import pairwise
 import torch
 from modules import sd_samplers_cfg_denoiser, sd_samplers_common, shared
 
-from apt_ext.core.clock import EVALUATIONS_PER_STEP, FREE_SAMPLERS
+from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS
 from apt_ext.demo.samplers import k_external, k_sampling
 
 
@@ -61,7 +61,7 @@ def restart_sampler(model, x, sigmas, extra_args=None, callback=None, disable=No
     return x
 
 
-SAMPLERS = {name: f"sample_{name}" for name in [*EVALUATIONS_PER_STEP, *FREE_SAMPLERS]} | {"restart": restart_sampler}
+SAMPLERS = {name: f"sample_{name}" for name in [*CALLS_PER_STEP, *FREE_SAMPLERS]} | {"restart": restart_sampler}
 samplers_data = [
     sd_samplers_common.SamplerData(
         name, lambda model, function=function: KDiffusionSampler(function, model), {"brownian_noise": True} if name.endswith("_sde") else {}

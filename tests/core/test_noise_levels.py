@@ -1,4 +1,4 @@
-"""Noise levels: the weights, Scale-aware Scheduling, automatic gamma and the shortcut, against their formulas."""
+"""Noise levels: timesteps, Scale-aware Scheduling and the shortcut, against their formulas."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from apt_ext.core.schedule import (
-    auto_gamma,
-    cosine_weights,
+from apt_ext.core.noise_levels import (
     discrete_timestep,
     flow_timestep,
     scale_aware_sigmas,
     scale_aware_times,
     shortcut_start,
     unscaled_sigma,
-    window_std,
 )
 
 MANY = settings(deadline=None, max_examples=150)
@@ -47,29 +43,6 @@ def karras(steps: int, low: float, high: float, dtype: torch.dtype = torch.float
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------------------
-
-
-@MANY
-@given(st.floats(0, 1000), st.tuples(*[st.floats(0.1, 6)] * 3))
-def test_cosine_weights_formula(t: float, exponents: tuple[float, float, float]) -> None:
-    """The three weights of the method's text, between 0 and 1, and falling with the noise."""
-    cosine = (1 + math.cos(math.pi * (1000 - t) / 1000)) / 2
-    weights = cosine_weights(t, exponents)
-    expected = (cosine ** exponents[0], cosine ** exponents[1], 0.99 * cosine ** exponents[2] + 0.01)
-    assert tuple(weights) == pytest.approx(expected, rel=1e-12, abs=1e-300)
-    assert all(0 <= w <= 1 + 1e-12 for w in weights)
-    lower = cosine_weights(t / 2, exponents)
-    assert all(a <= b for a, b in zip(lower, weights, strict=True))
-
-
-def test_cosine_weights_known_values() -> None:
-    """Ends and middle with the published exponents 3, 1, 1."""
-    assert cosine_weights(1000) == pytest.approx((1, 1, 1))
-    assert cosine_weights(0) == pytest.approx((0, 0, 0.01))
-    assert cosine_weights(500) == pytest.approx((0.125, 0.5, 0.505))
 
 
 def k_diffusion_t(sigma: float, sigmas: Tensor) -> float:
@@ -207,45 +180,6 @@ def test_flow_form_equals_the_sigma_form(scale: float, gamma: float, t: float) -
     np.testing.assert_allclose((through / (1 + through)).numpy(), direct.numpy(), rtol=1e-9)
     ends = scale_aware_times(torch.tensor([1.0, 0.0]), scale, gamma)
     assert ends.tolist() == [1.0, 0.0]
-
-
-# --- automatic gamma -------------------------------------------------------------------------------------------------------------
-
-
-def test_window_std_is_the_mean_over_windows() -> None:
-    """Half-overlapping windows, unbiased, averaged over windows, channels and samples."""
-    z = noise(2, 3, 8, 12)
-    stds = [z[..., top : top + 4, left : left + 4].std((2, 3)).mean() for top in (0, 2, 4) for left in (0, 2, 4, 6, 8)]
-    assert window_std(z, (4, 4)) == pytest.approx(float(torch.stack(stds).mean()), rel=1e-6)
-    assert window_std(z, (99, 99)) == pytest.approx(float(z.std((2, 3)).mean()), rel=1e-6)
-
-
-@pytest.mark.parametrize(("factor", "scale"), [(0.8, 2.0), (0.5, 4.0), (1.3, 1.5), (1.0, 3.0), (0.25, 2.0)])
-def test_auto_gamma_of_a_known_factor(factor: float, scale: float) -> None:
-    """ln(r) / ln(s) with r put in by hand."""
-    reference = noise(2, 4, 24, 24)
-    assert auto_gamma(factor * reference + 3, reference, (8, 8), scale) == pytest.approx(math.log(factor) / math.log(scale), abs=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1.5, 2, 3, 4])
-def test_auto_gamma_sees_monotone_windows(scale: float) -> None:
-    """Interpolation makes neighbours alike: the contrast of a window falls, so less noise keeps its signal-to-noise ratio."""
-    reference = noise(1, 4, 32, 32)
-    z = F.interpolate(reference, scale_factor=scale, mode="bicubic")
-    gamma = auto_gamma(z, reference, (32, 32), scale)
-    assert -2 < gamma < -0.05
-    r = window_std(z, (32, 32)) / window_std(reference, (32, 32))
-    sigma = float(scale_aware_sigmas(torch.tensor([0.1], dtype=torch.float64), scale, gamma, math.inf))
-    assert r / sigma == pytest.approx(1 / 0.1, rel=1e-6), "the window's signal-to-noise ratio is not kept"
-
-
-def test_auto_gamma_has_nothing_to_say() -> None:
-    """No enlargement or no contrast: 0, not NaN or infinity."""
-    z, flat = noise(1, 2, 16, 16), torch.full((1, 2, 16, 16), 2.0)
-    assert auto_gamma(0.5 * z, z, (8, 8), 1.0) == 0
-    assert auto_gamma(flat, z, (8, 8), 2.0) == 0
-    assert auto_gamma(z, flat, (8, 8), 2.0) == 0
-    assert auto_gamma(flat, flat, (8, 8), 2.0) == 0
 
 
 # --- shortcut --------------------------------------------------------------------------------------------------------------------
