@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modules import shared
 from torch import Tensor
 
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.webui.latents.sizes import FACTOR
 
-__all__ = ["FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "native_side", "window_option"]
+__all__ = ["FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "window_option"]
 
 POOLED = 1280  # SDXL's vector begins with the pooled prompt
 
@@ -43,11 +42,6 @@ def family_of(model: Any) -> str:
 def window_option(family: str) -> str:
     """Name of the setting that holds a family's native side in pixels."""
     return f"apt_window_{family}"
-
-
-def native_side(model: Any) -> int:
-    """The native window of a checkpoint's family in pixels, as the settings page has it."""
-    return int(getattr(shared.opts, window_option(family_of(model))))
 
 
 def facts_of(model: Any, sigmas: Tensor, pixels: int) -> ModelFacts:

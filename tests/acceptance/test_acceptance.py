@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.conftest import SIDE, URL, Refused, WebUI, apt, encoded
+from tests.acceptance.conftest import SIDE, URL, Refused, WebUI, apt, encoded
 
 
 def far(one, other):
@@ -177,8 +177,18 @@ def test_the_window_batch_does_not_change_the_picture(webui, method):
 
 
 def test_the_infotext_makes_the_same_picture_again(webui, picture):
-    settings = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.25, "jitter": 0.5, "residual": 2.0, "dilated": 1.5}
-    settings |= {"sharpen": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on", "tiled_vae": False}
+    settings = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.25, "jitter": 0.5, "residual_decay": 2.0}
+    settings |= {
+        "dilated_decay": 1.5,
+        "blur_decay": 2.0,
+        "blur": 0.5,
+        "border": "over",
+        "fill": "zero",
+        "feather": 0.3,
+        "tolerance": 0.02,
+        "reanchor": "on",
+        "tiled_vae": False,
+    }
     settings |= {"skip_residual": False, "hold": 0.5, "hold_until": 0.4, "hold_width": 0.5, "colour_fix": 2.0}
     made = webui.hires(hr_second_pass_steps=3, subseed=3, subseed_strength=0.2, alwayson_scripts=apt(**settings))
     # The host's API reads "Use same sampler" from the infotext and then refuses it, so that one is named.
@@ -186,7 +196,7 @@ def test_the_infotext_makes_the_same_picture_again(webui, picture):
     again = webui.job("/sdapi/v1/txt2img", {}, {"infotext": made.text} | same)
     assert again.text == made.text
     assert again.same(made)
-    plain = webui.hires(alwayson_scripts=apt(gamma="auto", blur="auto"))
+    plain = webui.hires(alwayson_scripts=apt(gamma=0.5, blur=2.0))
     assert webui.job("/sdapi/v1/txt2img", {}, {"infotext": plain.text} | same).same(plain)
     own = webui.hires(hr_upscaler="None", alwayson_scripts=apt(upscaler="bicubic"))
     assert webui.job("/sdapi/v1/txt2img", {}, {"infotext": own.text} | same).same(own)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.webui.conftest import SIDE, apt
+from tests.acceptance.conftest import SIDE, apt
 
 PROMPT = "a castle on a hill, red sky with clouds, a river and (tall trees:1.2)"
-WORDS = {"method": "accdiffusion", "words": 0.5}
+WORDS = {"method": "accdiffusion", "word_threshold": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def both(webui, picture, **settings):
 
 
 def test_words_per_window_change_the_picture_and_come_again(webui, picture):
-    for own, whole, again in zip(*(both(webui, picture, **WORDS | {"words": words}) for words in (0.5, 0.0, 0.5)), strict=True):
+    for own, whole, again in zip(*(both(webui, picture, **WORDS | {"word_threshold": words}) for words in (0.5, 0.0, 0.5)), strict=True):
         assert own.picture().size == (2 * SIDE, 2 * SIDE)
         assert "APT words: 0.5" in own.text
         assert not own.same(whole)
@@ -102,4 +102,4 @@ def test_a_hires_prompt_of_its_own_and_a_target_that_is_cut(webui):
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "DPM++ SDE", "DDIM"])
 def test_samplers(webui, sampler):
     made = webui.hires(prompt=PROMPT, sampler_name=sampler, alwayson_scripts=apt(**WORDS))
-    assert not made.same(webui.hires(prompt=PROMPT, sampler_name=sampler, alwayson_scripts=apt(**WORDS | {"words": 0.0})))
+    assert not made.same(webui.hires(prompt=PROMPT, sampler_name=sampler, alwayson_scripts=apt(**WORDS | {"word_threshold": 0.0})))

@@ -244,7 +244,6 @@ BAD = [
     ("text", ON, {"sampler_name": "dpm_fast"}, "'dpm_fast' chooses its own noise levels, where the skip residual cannot follow"),
     ("text", ON, {"tiling": True}, "turn Tiling off"),
     ("text", ON, {"hr_scale": 0.5}, "is smaller than"),
-    ("text", {"gamma": "auto"}, {"batch_size": 2}, "batch of 2"),
     ("text", ON, {"denoising_strength": 0.0}, "leaves no step to run"),
     ("picture", ON, {"sampler_name": "dpm_fast"}, "'dpm_fast' chooses its own noise levels"),
     ("picture", ON, {"sampler_name": "ddim", "denoising_strength": 0.2}, "gets no step to run"),

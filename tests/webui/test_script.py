@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from apt_ext.options import PRESETS, Options, preset_options
+from apt_ext.options import PRESETS, Schedule
 from tests.host.double.jobs import ON, far, left_on_p
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -21,8 +21,8 @@ def test_the_dropdown_entry_turns_hires_fix_on(host):
     p = host.text_job(enable_hr=False, denoising_strength=None, hr_resize_x=999)
     (made,) = upscaled(host, p, 3.0, "Fast")
     assert made.size == (192, 192)
-    assert (p.enable_hr, p.hr_scale, p.denoising_strength, p.hr_upscaler) == (True, 3.0, Options().shortcut, "Lanczos")
-    assert p.extra_generation_params["APT method"] == PRESETS["Fast"].options["method"]
+    assert (p.enable_hr, p.hr_scale, p.denoising_strength, p.hr_upscaler) == (True, 3.0, Schedule().strength, "Lanczos")
+    assert p.extra_generation_params["APT method"] == PRESETS["Fast"].options.method
     assert not left_on_p(p)
 
 
@@ -79,25 +79,26 @@ def axes(host, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
-def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before_it(host, job_of_kind, axes, kind):
+@pytest.mark.parametrize("name", ["Fast", "fast"])
+def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before_it(host, job_of_kind, axes, kind, name):
     p = job_of_kind(kind)
-    axes["Preset"].apply(p, "Fast", ["Fast"])
+    axes["Preset"].apply(p, name, [name])
     axes["Window overlap"].apply(p, 0.125, [0.125])
     assert axes["Preset"].more["choices"]() == list(PRESETS)
     host.run(p)
-    options = preset_options("Fast")[0]
+    options, own = PRESETS["Fast"].options, PRESETS["Fast"].schedule
     assert (p.extra_generation_params["APT method"], p.extra_generation_params["APT overlap"]) == (options.method, 0.125)
-    assert p.denoising_strength == options.shortcut
+    assert p.denoising_strength == own.strength
     if kind == "text":
-        assert (p.hr_second_pass_steps, p.hr_upscaler) == (round(options.steps * options.shortcut), "Lanczos")
+        assert (p.hr_second_pass_steps, p.hr_upscaler) == (round(own.steps * own.strength), "Lanczos")
     else:
-        assert p.steps == options.steps
+        assert p.steps == own.steps
 
 
 def test_an_unknown_preset_on_an_axis_is_refused(host, axes):
     p = host.text_job(ON)
     axes["Preset"].apply(p, "Magic", ["Magic"])
-    with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Fast, Balanced, Quality, Published"):
+    with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Custom, Fast, Balanced, Quality, Published"):
         host.run(p)
     assert not host.model.calls
 

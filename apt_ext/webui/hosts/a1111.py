@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from modules import shared
 from torch import Tensor
 
-__all__ = ["fused_inside"]
+from apt_ext.webui.model import family_of, window_option
+
+__all__ = ["fused_inside", "native_side"]
 
 
 @cache
@@ -43,3 +46,8 @@ def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
     finally:
         del denoiser.apt_run
         denoiser.__class__ = base
+
+
+def native_side(model: Any) -> int:
+    """The native window of a checkpoint's family in pixels, as the settings page has it."""
+    return int(getattr(shared.opts, window_option(family_of(model))))

@@ -17,7 +17,7 @@ from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.resizing import resized
 from apt_ext.webui.latents.sizes import FACTOR, hires_cut, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
-from apt_ext.webui.model import native_side
+from apt_ext.webui.hosts.a1111 import native_side
 
 __all__ = ["Start", "hires_cut_of", "hires_sizes_of", "hires_start", "picture_sizes_of", "picture_start"]
 

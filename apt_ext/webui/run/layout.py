@@ -12,7 +12,8 @@ from torch import Tensor
 from apt_ext.core.plan import Plan, make_plan
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.options import Options, has_residual
-from apt_ext.webui.model import facts_of, native_side
+from apt_ext.webui.hosts.a1111 import native_side
+from apt_ext.webui.model import facts_of
 from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 
 __all__ = ["Layout", "lay_out"]

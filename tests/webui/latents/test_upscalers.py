@@ -26,8 +26,12 @@ def asked(host, monkeypatch):
 @pytest.fixture
 def starts(host, monkeypatch):
     """The latents that every phase began with, before its noise."""
-    seen, start_phase = [], host.phases.start_phase
-    monkeypatch.setattr(host.phases, "start_phase", lambda z, *rest: seen.append(z) or start_phase(z, *rest))
+    seen, upscale = [], host.phases.upscale
+
+    def watched(*args, upsample, **more):
+        return upscale(*args, upsample=lambda z, size: seen.append(upsample(z, size)) or seen[-1], **more)
+
+    monkeypatch.setattr(host.phases, "upscale", watched)
     return seen
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,49 +12,47 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from apt_ext.core.noise_levels import shortcut_sigmas
-from apt_ext.options import PHASE_POLICIES, PRESETS, Options, preset_options, settings
-from apt_ext.webui.page.request import CONTROLS, CUSTOM, Request, defaults, infotext, parse, preset_values, replaced
+from apt_ext.options import PHASE_POLICIES, PRESETS, Options, settings
+from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults
+from apt_ext.webui.page.request import Request, infotext, parse, preset_host_values, preset_values, replaced
 
-UNWRITTEN = {"steps", "shortcut", "window_batch"}
+UNWRITTEN = {"window_batch"}
 
 
 def test_the_order_of_the_arguments_is_frozen():
     assert [control.name for control in CONTROLS] == [
         "preset",
         "method",
+        "upscaler",
+        "colour_fix",
         "phases",
         "matching",
         "gamma",
-        "gamma_auto",
         "overlap",
         "jitter",
         "window_batch",
         "tiled_vae",
         "save_phases",
-        "residual",
-        "dilated",
-        "sharpen",
+        "word_threshold",
+        "draw_words",
+        "skip_residual",
+        "residual_decay",
+        "dilated_decay",
+        "blur_decay",
         "blur",
-        "blur_auto",
-        "border",
-        "fill",
         "feather",
         "tolerance",
+        "border",
+        "fill",
         "reanchor",
-        "words",
-        "draw_words",
-        "dilated_every",
-        "upscaler",
-        "skip_residual",
         "hold",
         "hold_until",
         "hold_width",
-        "colour_fix",
     ]
 
 
 def test_every_setting_has_a_control():
-    assert set(settings()) - {"steps", "shortcut"} <= {control.name for control in CONTROLS}
+    assert set(settings()) <= {control.name for control in CONTROLS}
 
 
 def test_nothing_given_is_the_defaults():
@@ -61,13 +60,13 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_arguments_in_order():
-    request = parse([CUSTOM, "accdiffusion", "double", 0.5, 0.25, False, 0.125])
+    request = parse([CUSTOM, "accdiffusion", "bicubic", 0.0, "double", 0.5, 0.25, 0.125])
     options = request.options
     assert (options.method, options.phases, options.matching, options.gamma, options.overlap) == ("accdiffusion", "double", 0.5, 0.25, 0.125)
 
 
 def test_missing_and_empty_arguments_in_order_keep_their_default():
-    assert parse([CUSTOM, None, "direct", None]).options == Options(phases="direct", window_batch=4)
+    assert parse([CUSTOM, None, None, None, "direct", None]).options == Options(phases="direct", window_batch=4)
 
 
 def test_arguments_by_name():
@@ -76,26 +75,21 @@ def test_arguments_by_name():
 
 
 def test_what_is_not_given_is_taken_from_the_page_defaults():
-    base = defaults() | {"overlap": 0.25, "gamma_auto": True}
-    assert parse([{"jitter": 0.5}], base).options == Options(overlap=0.25, gamma="auto", jitter=0.5, window_batch=4)
-    assert parse([], base).options.gamma == "auto"
-
-
-def of_preset(name):
-    """What a preset sets of APT's own controls; steps and denoising strength are the host's."""
-    return {field: value for field, value in PRESETS[name].options.items() if field not in ("steps", "shortcut")}
+    base = defaults() | {"overlap": 0.125, "gamma": 0.5}
+    assert parse([{"jitter": 0.5}], base).options == Options(overlap=0.125, gamma=0.5, jitter=0.5, window_batch=4)
+    assert parse([], base).options.gamma == 0.5
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_its_settings_and_the_defaults_of_the_rest(preset):
-    expected = Request(Options(**of_preset(preset), window_batch=4))
+    expected = Request(replace(PRESETS[preset].options, window_batch=4))
     assert parse([preset]) == parse([{"preset": preset}]) == expected
-    assert parse([preset, "accdiffusion", "1.5,2"]) == expected, "in order, a preset fills what the page would fill"
-    assert parse([{"preset": preset}], defaults() | {"feather": 1.0, "blur_auto": False}) == expected
+    assert parse([preset, "accdiffusion", "bicubic", 3.0, "1.5,2"]) == expected, "in order, a preset fills what the page would fill"
+    assert parse([{"preset": preset}], defaults() | {"feather": 1.0, "blur": 0.0}) == expected
 
 
 def test_what_is_named_goes_before_the_preset():
-    assert parse([{"preset": "Fast", "overlap": 0.75}]).options == Options(**of_preset("Fast") | {"overlap": 0.75}, window_batch=4)
+    assert parse([{"preset": "Fast", "overlap": 0.75}]).options == replace(PRESETS["Fast"].options, overlap=0.75, window_batch=4)
 
 
 def test_a_preset_leaves_memory_and_files_alone():
@@ -104,17 +98,11 @@ def test_a_preset_leaves_memory_and_files_alone():
     assert (request.options.window_batch, request.tiled_vae) == (9, False)
 
 
-def test_words_stand_for_numbers():
-    assert parse([{"gamma": "auto"}]).options.gamma == parse([{"gamma_auto": True}]).options.gamma == "auto"
-    assert parse([{"gamma": -0.5}], defaults() | {"gamma_auto": True}).options.gamma == -0.5
-    assert parse([{"blur": 2.0}]).options.blur == 2.0
-    assert parse([{"blur": 2.0, "blur_auto": True}]).options.blur == "auto"
-    assert parse([{"blur_auto": False}]).options.blur == 0.0
-
-
-def test_a_box_beside_its_number_decides_in_any_order():
-    one, other = ({"gamma": 0.5, "gamma_auto": True}, {"gamma_auto": True, "gamma": 0.5})
-    assert parse([one]) == parse([other])
+@pytest.mark.parametrize("name", ["fast", "FAST", "Fast"])
+def test_a_presets_name_is_read_in_any_case(name):
+    assert parse([name]) == parse([{"preset": name}]) == parse(["Fast"])
+    assert preset_host_values(name) == preset_host_values("Fast")
+    assert replaced(Request(), {"preset": name}) == replaced(Request(), {"preset": "Fast"})
 
 
 def test_whole_numbers_may_come_as_floats():
@@ -146,11 +134,11 @@ def test_phases_are_policies_or_ratios(phases):
         ([{"overlap": [0.5]}], r"overlap \[0.5\] is out of range"),
         ([{"window_batch": 2.5}], "window batch 2.5 is out of range"),
         ([{"window_batch": "4"}], "window batch '4' is out of range"),
-        ([{"phases": "3,2"}], "phases '3,2' is neither one of"),
-        ([{"phases": None}], "phases None is neither one of"),
+        ([{"phases": "3,2"}], "phases '3,2' cannot be used; use one of progressive, double, direct, or a rising list"),
+        ([{"phases": None}], "phases None cannot be used"),
         ([{"tiled_vae": "False"}], "tiled vae 'False' is neither true nor false"),
         ([{"save_phases": 1}], "save phases 1 is neither true nor false"),
-        ([{"gamma_auto": "yes"}], "gamma auto 'yes' is neither true nor false"),
+        ([{"upscaler": " "}], "upscaler ' ' cannot be used; use one of lanczos, bicubic, latent, or an upscaler's name"),
     ],
 )
 def test_bad_values_are_one_sentence(args, words):
@@ -186,11 +174,12 @@ def test_the_infotext_has_everything_that_changes_the_picture():
     assert {control.infotext for control in CONTROLS if control.infotext} == set(infotext(Request()))
 
 
-UNUSUAL = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.25, "jitter": 0.5, "residual": 2.0, "dilated": 1.5}
-UNUSUAL |= {"sharpen": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on", "tiled_vae": False}
+UNUSUAL = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.125, "jitter": 0.5, "residual_decay": 2.0}
+UNUSUAL |= {"dilated_decay": 1.5, "blur_decay": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on"}
+UNUSUAL |= {"tiled_vae": False, "word_threshold": 0.4, "skip_residual": False, "hold": 0.5, "upscaler": "bicubic", "colour_fix": 4.0}
 
 
-@pytest.mark.parametrize("named", [{}, UNUSUAL, {"gamma": "auto", "blur": 0.0}], ids=["defaults", "unusual", "words"])
+@pytest.mark.parametrize("named", [{}, UNUSUAL, {"preset": "Published"}], ids=["defaults", "unusual", "published"])
 def test_a_pasted_infotext_restores_the_controls(host, named):
     request = parse([named])
     parsed = {name: str(value) for name, value in infotext(request).items()}
@@ -199,6 +188,19 @@ def test_a_pasted_infotext_restores_the_controls(host, named):
     away = defaults() | {"method": "multidiffusion", "overlap": 0.75, "gamma": 1.0, "blur": 3.0, "tiled_vae": not request.tiled_vae, "reanchor": "off"}
     assert parse([], away | shown) == request
     assert shown["preset"] == CUSTOM
+
+
+@pytest.mark.parametrize(
+    ("written", "method", "blur"),
+    [("auto", "demofusion", 1.0), ("0.8", "accdiffusion", 1.0), ("1.5", "demofusion", 1.5), ("0.0", "multidiffusion", 1.0)],
+)
+def test_an_infotext_of_an_earlier_version_is_still_read(host, written, method, blur):
+    former = {"APT method": method, "APT residual": "2.0", "APT dilated": "1.5", "APT sharpen": "0.5", "APT words": "0.4", "APT blur": written}
+    former |= {"APT gamma": "auto", "APT dilated every": "1"}
+    shown = {name: value for name, read in host.accordion.paste_functions().items() if (value := read(former)) is not None}
+    options = parse([], defaults() | shown).options
+    assert (options.residual_decay, options.dilated_decay, options.blur_decay, options.word_threshold) == (2.0, 1.5, 0.5, 0.4)
+    assert (options.method, options.blur, options.gamma) == (method, blur, Options.gamma)
 
 
 def test_a_foreign_infotext_leaves_the_controls_alone(host):
@@ -230,9 +232,9 @@ def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host
     (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
     call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
     for name, wanted in json.loads(call[1]).items():
-        options = preset_options(name)[0]
-        assert (wanted["steps"], wanted["denoising"], wanted["upscaler"]) == (options.steps, options.shortcut, options.upscaler)
-        assert wanted["hires_steps"] == len(shortcut_sigmas(torch.arange(options.steps + 1), options.shortcut)) - 1
+        own = PRESETS[name].schedule
+        assert (wanted["steps"], wanted["denoising"], wanted["upscaler"]) == (own.steps, own.strength, PRESETS[name].options.upscaler)
+        assert wanted["hires_steps"] == len(shortcut_sigmas(torch.arange(own.steps + 1), own.strength)) - 1
     assert list(json.loads(call[1])) == list(PRESETS)
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 
 from apt_ext.core.clock import StepClock
 from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.dilated import dilated_grid
+from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.phases import plan_phases
-from apt_ext.core.schedule import PathWeights, discrete_timestep
-from apt_ext.core.upscale import ModelFacts, phase_fused
+from apt_ext.core.plan import PhaseSetup
+from apt_ext.core.residual import StepMixer
+from apt_ext.core.types import ModelFacts, Size
+from apt_ext.core.views import ViewCalls
+from apt_ext.core.weights import PathWeights
 from apt_ext.core.windows import Window
 from apt_ext.demo.model import alphas_cumprod
 from apt_ext.options import Options
-from apt_ext.webui.run.engine import POOLED, SINUSOID, PhaseRun, fused_inside, window_corners
+from apt_ext.webui.run.engine import POOLED, SINUSOID, PhaseRun, window_corners
 from apt_ext.webui.run.samplers import SigmaCoordinates
 
 TABLE = alphas_cumprod()
 SIGMAS = ((1 - TABLE) / TABLE).sqrt()
-FACTS = ModelFacts((8, 8), 2, float(SIGMAS[-1]), discrete_timestep(SIGMAS))
+FACTS = ModelFacts(Size(8, 8), 2, float(SIGMAS[-1]), discrete_timestep(SIGMAS))
 PHASE = plan_phases((8, 8), (8, 8), (16, 16), "direct")[0]
 LEVELS = [5.0, 2.0, 1.0, 0.0]
 
@@ -74,14 +76,24 @@ def at(level):
     return torch.tensor([level])
 
 
-def run_of(residual=None, evaluations=1, window_batch=8, on_memory=None, on_views=lambda count: None):
-    clock = StepClock(LEVELS, evaluations)
-    options = Options(window_batch=window_batch, method="accdiffusion")
-    fuse = partial(phase_fused, gamma=0.0, phase=PHASE, options=options, model=FACTS, step=lambda: clock.step, seed=0, on_views=on_views)
+def run_of(residual=None, model_calls=(1, 1, 1), window_batch=8, on_memory=None, on_views=lambda count: None):
+    clock = StepClock(LEVELS, model_calls)
+    setup = PhaseSetup(PHASE, Options(method="accdiffusion", gamma=0.0), FACTS, 0)
     calls = []
-    run = PhaseRun(SigmaCoordinates(), clock, fuse, lambda sigma: PathWeights(0.25, 0.5, 1.0), residual, lambda: calls.append(clock.step), on_memory)
+    run = PhaseRun(
+        SigmaCoordinates(),
+        StepMixer(clock, lambda sigma: PathWeights(0.25, 0.5, 1.0), residual),
+        lambda model: setup.fuse(ViewCalls(model, window_batch, on_views=on_views), lambda: clock.step),
+        on_call=lambda: calls.append(clock.step),
+        on_memory=on_memory,
+    )
     run.calls = calls
     return run
+
+
+@pytest.fixture
+def fused_inside(host):
+    return host.a1111.fused_inside
 
 
 @pytest.fixture
@@ -89,7 +101,7 @@ def guided():
     return Guided(Inner())
 
 
-def test_the_engine_runs_inside_and_only_there(guided):
+def test_the_engine_runs_inside_and_only_there(guided, fused_inside):
     x, plain = latent(1), guided(latent(1), at(5.0))
     other = Guided(Inner())
     with fused_inside(guided, run_of()):
@@ -102,7 +114,7 @@ def test_the_engine_runs_inside_and_only_there(guided):
 
 
 @pytest.mark.parametrize("ending", [None, ValueError, RuntimeError, Stopped, KeyboardInterrupt])
-def test_the_denoiser_is_what_it_was_however_the_phase_ends(guided, ending):
+def test_the_denoiser_is_what_it_was_however_the_phase_ends(guided, fused_inside, ending):
     attributes = set(guided.__dict__)
     guided.model_wrap.failure = ending and ending("broken")
 
@@ -119,7 +131,7 @@ def test_the_denoiser_is_what_it_was_however_the_phase_ends(guided, ending):
     assert set(guided.__dict__) == attributes
 
 
-def test_one_class_serves_all_phases(guided):
+def test_one_class_serves_all_phases(guided, fused_inside):
     seen = []
     for _ in range(2):
         with fused_inside(guided, run_of()):
@@ -127,7 +139,7 @@ def test_one_class_serves_all_phases(guided):
     assert seen[0] is seen[1]
 
 
-def test_the_residual_lands_in_the_sampler_s_own_tensor(guided):
+def test_the_residual_lands_in_the_sampler_s_own_tensor(guided, fused_inside):
     z_up, noise = latent(2), latent(3)
     x = latent(1)
     with fused_inside(guided, run_of((z_up, noise))):
@@ -135,25 +147,25 @@ def test_the_residual_lands_in_the_sampler_s_own_tensor(guided):
     torch.testing.assert_close(x, torch.lerp(latent(1), z_up + 5.0 * noise, 0.25))
 
 
-def test_the_residual_comes_once_a_step(guided):
-    run = run_of((latent(2), latent(3)), evaluations=2)
+def test_the_residual_comes_once_a_step(guided, fused_inside):
+    run = run_of((latent(2), latent(3)), model_calls=(2, 2, 1))
     with fused_inside(guided, run):
         for level, changed in [(5.0, True), (2.0, False), (2.0, True), (1.0, False), (1.0, True)]:
             x = latent(1)
             guided(x, at(level))
             assert torch.equal(x, latent(1)) is not changed
-    run.clock.finish()
+    run.mixer.clock.finish()
     assert run.calls == [0, 0, 0, 1, 1]
 
 
-def test_without_a_residual_the_sampler_s_tensor_stays(guided):
+def test_without_a_residual_the_sampler_s_tensor_stays(guided, fused_inside):
     x = latent(1)
     with fused_inside(guided, run_of()):
         guided(x, at(5.0))
     assert torch.equal(x, latent(1))
 
 
-def test_too_little_memory_halves_the_window_batch_and_changes_nothing_else(guided):
+def test_too_little_memory_halves_the_window_batch_and_changes_nothing_else(guided, fused_inside):
     halved = []
 
     def on_memory(error, batch):
@@ -171,7 +183,7 @@ def test_too_little_memory_halves_the_window_batch_and_changes_nothing_else(guid
     assert len(halved) == 2, "the smaller batch stays for the next steps"
 
 
-def test_torch_s_own_error_counts_too(guided):
+def test_torch_s_own_error_counts_too(guided, fused_inside):
     guided.model_wrap.failure = torch.cuda.OutOfMemoryError("no room")
 
     def on_memory(error, batch):
@@ -183,7 +195,7 @@ def test_torch_s_own_error_counts_too(guided):
     assert max(guided.model_wrap.rows[1:]) == 2
 
 
-def test_what_cannot_be_halved_is_an_error(guided):
+def test_what_cannot_be_halved_is_an_error(guided, fused_inside):
     guided.model_wrap.most = 0
 
     def on_memory(error, batch):
@@ -193,13 +205,13 @@ def test_what_cannot_be_halved_is_an_error(guided):
         guided(latent(1), at(5.0))
 
 
-def test_other_errors_of_the_model_pass_through(guided):
+def test_other_errors_of_the_model_pass_through(guided, fused_inside):
     guided.model_wrap.failure = RuntimeError("Expected all tensors to be on the same device")
     with fused_inside(guided, run_of(on_memory=lambda error, batch: pytest.fail("asked for memory"))), pytest.raises(RuntimeError, match="same device"):
         guided(latent(1), at(5.0))
 
 
-def test_a_stop_between_two_calls_passes_through(guided):
+def test_a_stop_between_two_calls_passes_through(guided, fused_inside):
     def stop(count):
         raise Stopped
 
@@ -208,7 +220,7 @@ def test_a_stop_between_two_calls_passes_through(guided):
     assert len(guided.model_wrap.rows) == 1
 
 
-def test_attributes_are_the_model_s(guided):
+def test_attributes_are_the_model_s(guided, fused_inside):
     guided.model_wrap.inner_model = marker = object()
     with fused_inside(guided, run_of()):
         assert guided.inner_model is guided.inner_model
@@ -218,7 +230,7 @@ def test_attributes_are_the_model_s(guided):
         assert not hasattr(guided.inner_model, "no_such_thing")
 
 
-def test_another_model_in_the_middle_of_a_phase_is_used(guided):
+def test_another_model_in_the_middle_of_a_phase_is_used(guided, fused_inside):
     first, second = guided.model_wrap, Inner()
     with fused_inside(guided, run_of()):
         guided(latent(1), at(5.0))
@@ -249,11 +261,11 @@ def test_every_window_has_its_own_crop_corner(sdxl):
     before = sdxl["cond"]["vector"].clone()
     condition = window_corners(places_as_embedding, offset=(5, 7))
     vector = condition(sdxl, ViewBatch((16, 16), 2, windows=WINDOWS))["cond"]["vector"]
-    corners = [(5, 7), (5, 7), (37, 55), (37, 55), (5, 71), (5, 71)]
+    corners = [(5, 7), (37, 55), (5, 71)] * 2
     assert vector[:, CORNER].tolist() == [[top] * SINUSOID + [left] * SINUSOID for top, left in corners]
     rest = torch.ones(vector.shape[1], dtype=torch.bool)
     rest[CORNER] = False
-    assert torch.equal(vector[:, rest], before.repeat(3, 1)[:, rest])
+    assert torch.equal(vector[:, rest], before.repeat_interleave(3, 0)[:, rest])
     assert torch.equal(sdxl["cond"]["vector"], before)
 
 
@@ -265,12 +277,12 @@ def test_the_corner_is_in_the_vector_s_precision(sdxl):
 def test_dilated_views_keep_the_picture_s_corner(sdxl):
     grid = dilated_grid((16, 16), (2, 2))
     vector = window_corners(places_as_embedding)(sdxl, ViewBatch((16, 16), 2, grid=grid, part=(1, 4)))["cond"]["vector"]
-    assert torch.equal(vector, sdxl["cond"]["vector"].repeat(3, 1))
+    assert torch.equal(vector, sdxl["cond"]["vector"].repeat_interleave(3, 0))
 
 
 def test_other_models_are_left_alone(sdxl):
     batch = ViewBatch((16, 16), 2, windows=WINDOWS)
-    assert torch.equal(window_corners(None)(sdxl, batch)["cond"]["vector"], sdxl["cond"]["vector"].repeat(3, 1))
+    assert torch.equal(window_corners(None)(sdxl, batch)["cond"]["vector"], sdxl["cond"]["vector"].repeat_interleave(3, 0))
     short = {"cond": {"vector": torch.ones(2, POOLED)}}
     assert torch.equal(window_corners(places_as_embedding)(short, batch)["cond"]["vector"], torch.ones(6, POOLED))
     text = {"cond": {"c_crossattn": [torch.ones(2, 3, 4)]}}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apt_ext.core.plan import PhaseSetup
 from tests.host.double.jobs import ON, far, nothing_left, pixels
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -15,9 +16,17 @@ HELD = {"skip_residual": False, "hold": 1.0, "hold_until": 0.05, "hold_width": 1
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_what_is_held_stays_nearer_to_where_it_began(host, samplers, job_of_kind, monkeypatch, kind, sampler):
     starts, finished = [], []
-    begin, finish = host.phases.start_phase, host.phases.finish_phase
-    monkeypatch.setattr(host.phases, "start_phase", lambda z, *rest: starts.append(z) or begin(z, *rest))
-    monkeypatch.setattr(host.phases, "finish_phase", lambda z, *rest: finished.append(z) or finish(z, *rest))
+    upscale = host.phases.upscale
+
+    def watched(*args, on_finished, **more):
+        def both(setup, start, latent):
+            starts.append(start.z_up)
+            finished.append(latent)
+            on_finished(setup, start, latent)
+
+        return upscale(*args, on_finished=both, **more)
+
+    monkeypatch.setattr(host.phases, "upscale", watched)
     for hold in (0.0, 1.0):
         host.run(job_of_kind(kind, HELD | {"hold": hold, "reanchor": "off", "matching": 0.0}, sampler_name=sampler, steps=8))
     free, held = ((after - before).mean(dim=(2, 3)).abs().mean() for before, after in zip(starts, finished, strict=True))
@@ -58,16 +67,8 @@ def test_a_schedule_for_the_scale_raises_where_they_begin(host, monkeypatch, sam
 
 @pytest.mark.parametrize("sampler", FREE)
 def test_their_windows_move_from_step_to_step(host, monkeypatch, sampler):
-    steps, draw = set(), host.phases.phase_fused
-
-    def phase_fused(*args, step, **more):
-        def told():
-            steps.add(step())
-            return step()
-
-        return draw(*args, step=told, **more)
-
-    monkeypatch.setattr(host.phases, "phase_fused", phase_fused)
+    steps, fuse = set(), PhaseSetup.fuse
+    monkeypatch.setattr(PhaseSetup, "fuse", lambda self, calls, step: fuse(self, calls, lambda: steps.add(step()) or step()))
     host.run(host.text_job({"method": "multidiffusion"}, sampler_name=sampler, steps=8))
     assert len(steps) >= 5
 

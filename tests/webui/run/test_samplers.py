@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
-from apt_ext.core.schedule import discrete_timestep, scale_aware_sigmas
 
 from apt_ext.core.clock import CALLS_PER_STEP
+from apt_ext.core.noise_levels import discrete_timestep, scale_aware_sigmas
 from apt_ext.core.phases import plan_phases
-from apt_ext.core.upscale import ModelFacts, phase_fused
+from apt_ext.core.plan import PhaseSetup
+from apt_ext.core.types import ModelFacts, Size
+from apt_ext.core.views import ViewCalls
 from apt_ext.demo.model import alphas_cumprod
 from apt_ext.options import Options
 from apt_ext.webui.run.samplers import (
@@ -27,7 +29,7 @@ from apt_ext.webui.run.samplers import (
 TABLE = alphas_cumprod()
 TIMESTEPS = TimestepCoordinates(TABLE)
 SIGMAS = TIMESTEPS.sigmas
-FACTS = ModelFacts((8, 8), 2, float(SIGMAS[-1]), discrete_timestep(SIGMAS))
+FACTS = ModelFacts(Size(8, 8), 2, float(SIGMAS[-1]), discrete_timestep(SIGMAS))
 PHASE = plan_phases((8, 8), (8, 8), (16, 24), "direct")[0]
 DRAW = torch.Generator().manual_seed(3)
 X = torch.randn(2, 4, 16, 24, generator=DRAW)
@@ -52,7 +54,7 @@ def denoised(x, sigma, **extra):
 
 def fused(denoiser):
     options = Options(window_batch=3, jitter=0.0)
-    return phase_fused(denoiser, 0.0, PHASE, options, FACTS, step=lambda: 0, seed=0, on_views=lambda count: None)
+    return PhaseSetup(PHASE, options, FACTS, 0).fuse(ViewCalls(denoiser, options.window_batch), lambda: 0)
 
 
 @pytest.mark.parametrize("t", [1, 51, 301, 801, 999])

@@ -8,7 +8,7 @@ from apt_ext.core.phases import plan_phases
 from tests.host.double.jobs import far, left_on_p, nothing_left, pixels
 
 pytestmark = pytest.mark.usefixtures("settings_page")
-ACC = {"enabled": True, "method": "accdiffusion", "words": 0.5, "colour_fix": 0.0}
+ACC = {"enabled": True, "method": "accdiffusion", "word_threshold": 0.5, "colour_fix": 0.0}
 PROMPT = "a butterfly, on (red:1.3) flowers under the sky"
 
 
@@ -32,12 +32,12 @@ def test_windows_are_told_their_own_words_and_nothing_stays(host, samplers, job_
     (made,) = host.run(p)
     assert made.size == (128, 128)
     assert not p.scripts.reports
-    assert p.extra_generation_params["APT words"] == 0.5
+    assert p.extra_generation_params["APT word threshold"] == 0.5
     reduced = [text for text in host.model.cond_stage_model.encoded if text != PROMPT]
     assert reduced, "no window dropped a word"
     assert len(set(reduced)) == len(reduced), "a prompt was encoded twice"
     assert all(len(text) < len(PROMPT) for text in reduced)
-    whole = host.run(job_of_kind(kind, ACC | {"words": 0.0}, prompt=PROMPT, sampler_name=sampler, steps=5))[0]
+    whole = host.run(job_of_kind(kind, ACC | {"word_threshold": 0.0}, prompt=PROMPT, sampler_name=sampler, steps=5))[0]
     assert far(made, whole) > 2
     assert far(made, host.run(job_of_kind(kind, ACC, prompt=PROMPT, sampler_name=sampler, steps=5))[0]) == 0
     assert not left_on_p(p)
@@ -49,7 +49,7 @@ def test_windows_are_told_their_own_words_and_nothing_stays(host, samplers, job_
 def test_other_methods_and_a_threshold_of_zero_look_at_nothing(host, job_of_kind, monkeypatch, method):
     monkeypatch.setattr(host.attention.AttentionMaps, "add", None)
     host.run(job_of_kind("text", {"method": method}, prompt=PROMPT))
-    host.run(job_of_kind("text", ACC | {"words": 0.0}, prompt=PROMPT))
+    host.run(job_of_kind("text", ACC | {"word_threshold": 0.0}, prompt=PROMPT))
     assert set(host.model.cond_stage_model.encoded) == {PROMPT}
 
 
@@ -135,7 +135,7 @@ def test_the_hosts_syntax_keeps_its_meaning(host, job_of_kind, told, monkeypatch
     for text in reduced:
         assert {(word.core, word.weight) for word in host.text.split_words(text)} <= known, text
         assert "style" not in text or "my style" in text  # a textual inversion stays whole or goes
-    whole = host.run(job_of_kind(kind, coloured | {"words": 0.0}, prompt=prompt, steps=5))[0]
+    whole = host.run(job_of_kind(kind, coloured | {"word_threshold": 0.0}, prompt=prompt, steps=5))[0]
     assert far(made, whole) > 1
 
 
@@ -159,7 +159,7 @@ def test_prompts_without_words(host, job_of_kind, kind, prompt):
 
 
 def test_words_that_are_to_be_seen_nowhere_leave_the_whole_prompt(host):
-    host.run(host.text_job(ACC | {"words": 1.0}, prompt="butterfly", steps=3))
+    host.run(host.text_job(ACC | {"word_threshold": 1.0}, prompt="butterfly", steps=3))
     assert set(host.model.cond_stage_model.encoded) == {"butterfly"}
 
 
@@ -169,7 +169,7 @@ def test_a_first_pass_of_the_host_is_what_it_is_without_listening(host, monkeypa
     sample = kind.sample
     monkeypatch.setattr(kind, "sample", lambda *args, **more: first.append(sample(*args, **more)) or first[-1])
     host.run(host.text_job(ACC, prompt=PROMPT))
-    host.run(host.text_job(ACC | {"words": 0.0}, prompt=PROMPT))
+    host.run(host.text_job(ACC | {"word_threshold": 0.0}, prompt=PROMPT))
     assert torch.equal(*first)
 
 
@@ -229,7 +229,7 @@ def test_the_old_emphasis_is_refused_in_a_sentence(host):
     host.shared.opts.use_old_emphasis_implementation = True
     with pytest.raises(ValueError, match="set words per window to 0"):
         host.run(host.text_job(ACC, prompt=PROMPT))
-    assert host.run(host.text_job(ACC | {"words": 0.0}, prompt=PROMPT))
+    assert host.run(host.text_job(ACC | {"word_threshold": 0.0}, prompt=PROMPT))
 
 
 def test_a_picture_of_the_words_for_every_picture(host):
