@@ -6,7 +6,7 @@ import math
 import pytest
 
 from apt_ext.demo.arguments import job_from, make_parser
-from apt_ext.options import Options, blur_of, preset_options, published, settings
+from apt_ext.options import PRESETS, Options, Schedule, blur_std, preset_named, published, settings
 
 
 @pytest.mark.parametrize(
@@ -17,18 +17,15 @@ from apt_ext.options import Options, blur_of, preset_options, published, setting
         ({"overlap": math.nan}, "overlap nan is out of range"),
         ({"matching": -0.1}, "matching -0.1 is out of range"),
         ({"matching": True}, "matching True is out of range"),
-        ({"gamma": "very"}, "gamma 'very' is out of range; use a number from -2.0 to 2.0 or 'auto'"),
+        ({"gamma": "very"}, "gamma 'very' is out of range; use a number from -2.0 to 2.0"),
         ({"gamma": math.inf}, "gamma inf is out of range"),
-        ({"shortcut": 0.0}, "shortcut 0.0 is out of range"),
         ({"window_batch": 0}, "window batch 0 is out of range"),
-        ({"phases": "2,1"}, "phases '2,1' is neither one of"),
-        ({"phases": "one,two"}, "phases 'one,two' is neither one of"),
-        ({"phases": "nan"}, "phases 'nan' is neither one of"),
-        ({"steps": 0}, "steps 0 is out of range; use a whole number from 1 to 1000"),
-        ({"steps": 4.5}, "steps 4.5 is out of range; use a whole number"),
+        ({"phases": "2,1"}, "phases '2,1' cannot be used; use one of progressive, double, direct, or a rising list"),
+        ({"phases": "one,two"}, "phases 'one,two' cannot be used; use one of progressive, double, direct, or a rising list"),
+        ({"phases": "nan"}, "phases 'nan' cannot be used; use one of progressive, double, direct, or a rising list"),
         ({"skip_residual": 1}, "skip residual 1 is neither true nor false"),
-        ({"upscaler": " "}, "upscaler ' ' is not a name; use one of lanczos, bicubic, latent, or an upscaler's name"),
-        ({"upscaler": 4}, "upscaler 4 is not a name"),
+        ({"upscaler": " "}, "upscaler ' ' cannot be used; use one of lanczos, bicubic, latent, or an upscaler's name"),
+        ({"upscaler": 4}, "upscaler 4 cannot be used"),
         ({"hold": 1.5}, "hold 1.5 is out of range; use a number from 0.0 to 1.0"),
         ({"colour_fix": -1.0}, "colour fix -1.0 is out of range"),
     ],
@@ -39,25 +36,46 @@ def test_bad_values_are_refused_in_one_sentence(values, message):
     assert "\n" not in str(caught.value)
 
 
-def test_words_and_lists_are_accepted():
-    assert Options(gamma="auto", phases="1.5,2,4").phase_ratios() == (1.5, 2, 4)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strength": 0.0}, "strength 0.0 is out of range; use a number from 0.01 to 1.0"),
+        ({"steps": 0}, "steps 0 is out of range; use a whole number from 1 to 1000"),
+        ({"steps": 4.5}, "steps 4.5 is out of range; use a whole number"),
+        ({"spacing": "linear"}, "spacing 'linear' does not exist; use one of karras, normal, exponential"),
+        ({"sampler": ""}, "sampler '' cannot be used; use one of dpmpp_2m, euler, or another of k-diffusion's"),
+    ],
+)
+def test_bad_schedules_are_refused_in_one_sentence(values, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Schedule(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_lists_of_ratios_are_accepted_and_a_blur_is_in_times_the_methods_own():
+    assert Options(phases="1.5,2,4").phase_ratios() == (1.5, 2, 4)
     assert Options().phase_ratios() == ()
-    assert [blur_of(Options(method=m)) for m in ("multidiffusion", "demofusion", "accdiffusion")] == [0, 1, 0.8]
-    assert blur_of(Options(blur=2.5)) == 2.5
+    assert [blur_std(Options(method=m)) for m in ("multidiffusion", "demofusion", "accdiffusion")] == [0, 1, 0.8]
+    assert blur_std(Options(method="accdiffusion", blur=2.5)) == 2.0
 
 
-DIFFERENT = {"skip_residual": False, "upscaler": "bicubic", "hold": 0.5, "method": "accdiffusion", "steps": 7, "shortcut": 0.3}
+DIFFERENT = {"skip_residual": False, "upscaler": "bicubic", "hold": 0.5, "method": "accdiffusion", "steps": 7, "strength": 0.3, "spacing": "normal"}
+DIFFERENT |= {"sampler": "euler", "gamma": -0.5, "phases": "1.5,2", "border": "over", "fill": "zero", "reanchor": "off"}
 
 
-def test_every_setting_has_a_label_a_help_and_an_argument():
+@pytest.mark.parametrize("of", [Options, Schedule])
+def test_every_setting_has_a_label_a_help_and_an_argument(of):
     parser = make_parser()
-    for name, field in settings().items():
-        assert field.metadata["label"]
-        assert field.metadata["help"]
-        flag, other = name.replace("_", "-"), DIFFERENT.get(name, field.default)
-        given = [f"--{'' if other else 'no-'}{flag}"] if isinstance(other, bool) else [f"--{flag}", str(other)]
-        args = parser.parse_args(["upscale", "x.png", *given])
-        assert getattr(job_from(args, "photo").options, name) == other
+    for name, setting in settings(of).items():
+        assert setting.label
+        assert setting.help
+        default = getattr(of, name)
+        other = DIFFERENT.get(name, default / 2 if isinstance(default, float) else 5)
+        assert other != default
+        flag = name.replace("_", "-")
+        given = [f"--no-{flag}"] if isinstance(other, bool) else [f"--{flag}", str(other)]
+        job = job_from(parser.parse_args(["upscale", "x.png", *given]), "photo")
+        assert getattr(job.options if of is Options else job.schedule, name) == other
 
 
 def test_the_command_lines_defaults_are_a_presets():
@@ -67,8 +85,10 @@ def test_the_command_lines_defaults_are_a_presets():
         return job_from(parser.parse_args(line.split()), "photo")
 
     assert job("upscale x.png") == job("upscale x.png --preset balanced") == job("upscale x.png --preset Balanced")
-    assert job("upscale x.png").options == preset_options("Balanced")[0]
-    assert job("upscale x.png --preset fast --strength 0.3").options == dataclasses.replace(preset_options("Fast")[0], shortcut=0.3)
+    assert (job("upscale x.png").options, job("upscale x.png").schedule) == (PRESETS["Balanced"].options, PRESETS["Balanced"].schedule)
+    assert job("upscale x.png --preset fast --strength 0.3").options == PRESETS["Fast"].options
+    assert job("upscale x.png --preset fast --strength 0.3").schedule == dataclasses.replace(PRESETS["Fast"].schedule, strength=0.3)
+    assert job("upscale x.png --shortcut 0.3") == job("upscale x.png --strength 0.3")
     assert job("plan 1024x1024 --model sdxl").options == job("upscale x.png").options
 
 
@@ -79,22 +99,25 @@ def test_no_apt_is_the_base_method_as_published():
         return job_from(parser.parse_args(line.split()), "photo")
 
     assert job("upscale x.png --no-apt") == job("upscale x.png --preset published")
-    assert job("upscale x.png --no-apt --method accdiffusion").options == dataclasses.replace(preset_options("Published")[0], method="accdiffusion")
-    plain = job("upscale x.png --no-apt --method multidiffusion").options
-    assert (plain.phases, plain.upscaler, plain.overlap, plain.shortcut, plain.colour_fix) == ("direct", "latent", 0.5, Options().shortcut, 0)
+    assert job("upscale x.png --no-apt --method accdiffusion").options == dataclasses.replace(PRESETS["Published"].options, method="accdiffusion")
+    plain = job("upscale x.png --no-apt --method multidiffusion")
+    assert (plain.options.phases, plain.options.upscaler, plain.options.overlap, plain.options.colour_fix) == ("direct", "latent", 0.5, 0)
+    assert (plain.schedule.strength, plain.schedule.sampler) == (Schedule.strength, "euler")
 
 
 def test_the_published_preset_is_demofusions_settings():
-    options, sampler, schedule = preset_options("published")
-    assert (options.method, options.steps, options.shortcut, options.matching, options.upscaler) == ("demofusion", 50, 1.0, 0.0, "latent")
+    preset = preset_named("published")
+    options = preset.options
+    assert (options.method, options.matching, options.upscaler) == ("demofusion", 0.0, "latent")
     assert (options.overlap, options.tolerance, options.fill, options.feather, options.hold, options.colour_fix) == (0.5, 0.0, "zero", 0.0, 0.0, 0.0)
-    assert published(options) == options
-    assert (sampler, schedule) == ("euler", "normal")
+    assert published(preset) == preset
+    assert preset.schedule == Schedule(50, 1.0, "euler", "normal")
 
 
 def test_no_apt_turns_off_all_three_parts():
     parser = make_parser()
-    options = job_from(parser.parse_args(["upscale", "x.png", "--no-apt"]), "photo").options
-    assert (options.matching, options.gamma, options.shortcut) == (0, 0, 1)
-    with pytest.raises(ValueError, match="--no-apt and --matching contradict"):
-        job_from(parser.parse_args(["upscale", "x.png", "--no-apt", "--matching", "1"]), "photo")
+    job = job_from(parser.parse_args(["upscale", "x.png", "--no-apt"]), "photo")
+    assert (job.options.matching, job.options.gamma, job.schedule.strength) == (0, 0, 1)
+    for given in (["--matching", "1"], ["--strength", "0.5"]):
+        with pytest.raises(ValueError, match=f"--no-apt and {given[0]} contradict"):
+            job_from(parser.parse_args(["upscale", "x.png", "--no-apt", *given]), "photo")

@@ -17,13 +17,13 @@ from apt_ext import __version__
 from apt_ext.core.phases import Phase
 from apt_ext.core.types import size_of
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.hosts.detect import check_host
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
-from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.model import family_of
 from apt_ext.webui.page.request import Request, infotext
 from apt_ext.webui.run.layout import Layout, lay_out

@@ -15,7 +15,7 @@ import bench.quality.sheet as sheets
 from apt_ext.demo.job import from_picture, run_job, show
 from apt_ext.demo.model import WEIGHTS
 from apt_ext.demo.pictures import to_picture
-from apt_ext.options import PRESETS, Options, published
+from apt_ext.options import PRESETS, Options, Preset, Schedule, published
 from bench.quality.bars import EDGES, KERNEL, LOSS, MISSING, SHARES, check_bars, misses
 from bench.quality.front import draw_front, front_table
 from bench.quality.making import finish, make
@@ -30,13 +30,14 @@ from bench.quality.statistics import MEASURES, compare, mean_of, ratio, resample
 from bench.quality.store import append, length, load
 from bench.quality.tasks import Task, evaluations, job_of
 
-SHORT = Options(method="multidiffusion", steps=5, shortcut=0.4, matching=0.0, gamma=0.0, phases="direct")
+SHORT, STEPS = Options(method="multidiffusion", matching=0.0, gamma=0.0, phases="direct"), Schedule(steps=5, strength=0.4)
+PUBLISHED = published(Preset(Options(), Schedule(steps=3, sampler="euler", spacing="normal")))
 ROWS = (
     *BASELINES,
-    Setting("Fast", "presets", SHORT, full=True),
-    Setting("DemoFusion as published", "published", published(Options(steps=3)), "euler", "normal"),
-    Setting("matched", "matching", replace(SHORT, matching=1.0)),
-    Setting("the same again", "matching", replace(SHORT, window_batch=5), beside="matched"),
+    Setting("Fast", "presets", SHORT, STEPS, full=True),
+    Setting("DemoFusion as published", "published", PUBLISHED.options, PUBLISHED.schedule),
+    Setting("matched", "matching", replace(SHORT, matching=1.0), STEPS),
+    Setting("the same again", "matching", replace(SHORT, window_batch=5), STEPS, beside="matched"),
 )
 
 
@@ -283,10 +284,10 @@ def test_a_key_is_made_of_what_changes_the_picture():
     def key(options, **given):
         return key_of(Setting("a", "b", options, **given), 2, "scenes", "world", "m", 1)
 
-    same = [Options(), Options(window_batch=3), Options(reanchor="on"), Options(blur=1.0), Options(words=0.0), Options(hold_until=1.0)]
+    same = [Options(), Options(window_batch=3), Options(reanchor="on"), Options(blur=1.0), Options(word_threshold=0.0), Options(hold_until=1.0)]
     assert len({key(options) for options in same}) == 1
     windows = Options(method="multidiffusion")
-    assert key(windows) == key(replace(windows, dilated=2.0, skip_residual=False)) != key(Options())
+    assert key(windows) == key(replace(windows, dilated_decay=2.0, skip_residual=False)) != key(Options())
     others = {
         key(Options(tolerance=0.0)),
         key(Options(upscaler="latent")),
@@ -294,7 +295,7 @@ def test_a_key_is_made_of_what_changes_the_picture():
         key(Options(hold=1.0, hold_until=1.0)),
         key(Options(skip_residual=False)),
         key(Options(colour_fix=1.0)),
-        key(Options(), sampler="euler"),
+        key(Options(), schedule=Schedule(sampler="euler")),
         key(Options(), guidance=1.5),
         key(Options(), how="truth"),
     }

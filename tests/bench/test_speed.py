@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,12 +13,13 @@ import pytest
 import torch
 
 import bench.speed.__main__ as speed
+from apt_ext.options import PRESETS, Preset
 from bench.machine import matmul_flops
 from bench.speed.__main__ import Settings, main
 from bench.speed.bars import bars
 from bench.speed.overhead import counting, exponent, host_reads
 from bench.speed.page import page
-from bench.speed.plan import DEMOFUSION, PUBLISHED, count, plan
+from bench.speed.plan import PUBLISHED, count, plan
 from bench.speed.stand_in import StandIn
 
 TINY = Settings(
@@ -162,7 +164,9 @@ def test_the_plan_counts_demofusion_as_published() -> None:
     assert rows["DemoFusion"]["local"] == 50 * (9 + 25 + 49)
     assert rows["DemoFusion"]["dilated"] == 49 * (4 + 9 + 16)
     assert all(row["evaluations"] == row["local"] + row["dilated"] for row in rows.values())
-    assert count(DEMOFUSION, "heun")["evaluations"] > rows["DemoFusion"]["evaluations"]
+    assert (
+        count(Preset(PRESETS["Published"].options, replace(PRESETS["Published"].schedule, sampler="heun")))["evaluations"] > rows["DemoFusion"]["evaluations"]
+    )
 
 
 def test_the_engine_reads_no_value_per_window() -> None:

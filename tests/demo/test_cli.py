@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from apt_ext.demo.cli import main
-from apt_ext.options import PRESETS, preset_options
+from apt_ext.options import PRESETS, preset_named
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--steps", "8", "--quiet"]
@@ -105,7 +106,8 @@ def test_demo_of_an_own_picture_lays_the_methods_side_by_side(picture, tmp_path,
     assert list(report["results"]) == ["my photo, DemoFusion", "my photo, APT balanced"]
     plain, apt = report["results"].values()
     assert apt["window_evaluations"] < plain["window_evaluations"]
-    assert (plain["settings"]["options"]["shortcut"], plain["settings"]["options"]["fill"], plain["settings"]["options"]["upscaler"]) == (1, "zero", "latent")
+    assert plain["settings"]["schedule"]["strength"] == 1
+    assert (plain["settings"]["options"]["fill"], plain["settings"]["options"]["upscaler"]) == ("zero", "latent")
     assert apt["agreement_with_input_db"] > plain["agreement_with_input_db"]
     assert (tmp_path / "out" / apt["file"]).exists()
     sheet = Image.open(tmp_path / "out" / "my photo_sheet.png")
@@ -157,13 +159,14 @@ def test_presets_stay_under_their_share_of_demofusions_evaluations(preset, most,
     assert run("plan", "1024x1024", "--model", "sdxl", "--scale", 4, "--preset", preset, "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["window_evaluations"] == sum(p["local"] + p["dilated"] for p in plan["phases"]) <= most * 5600
-    assert (plan["settings"]["sampler"], plan["settings"]["schedule"]) == (preset_options(preset)[1], "karras")
+    assert plan["settings"]["schedule"] == asdict(preset_named(preset).schedule)
 
 
 def test_what_is_given_beside_a_preset_goes_before_it(capsys):
     assert run("plan", "1024x1024", "--model", "sdxl", "--preset", "fast", "--steps", 7, "--sampler", "euler", "--json") == 0
     plan = json.loads(capsys.readouterr().out)["settings"]
-    assert (plan["options"]["steps"], plan["sampler"], plan["options"]["method"]) == (7, "euler", PRESETS["Fast"].options["method"])
+    assert plan["schedule"] == asdict(PRESETS["Fast"].schedule) | {"steps": 7, "sampler": "euler"}
+    assert plan["options"] == asdict(PRESETS["Fast"].options)
 
 
 def test_plan_says_what_demofusion_costs(capsys):
@@ -188,7 +191,7 @@ BAD = [
     (["upscale", "{picture}", "--scale", "nan"], "'nan' is not a finite number"),
     (["upscale", "{picture}", "--scale", "big"], "invalid number value: 'big'"),
     (["upscale", "{picture}", "--steps", "20", "--shortcut", "0.05", "--sampler", "dpmpp_2m_sde"], "needs at least 2 steps in a phase"),
-    (["upscale", "{picture}", "--steps", "10", "--strength", "0.02"], "shortcut 0.02 of 10 steps leaves no step to run"),
+    (["upscale", "{picture}", "--steps", "10", "--strength", "0.02"], "strength 0.02 of 10 steps leaves no step to run"),
     (["upscale", "{picture}", "--upscaler", "missing.pth"], "upscaler 'missing.pth' does not exist; use lanczos"),
     (["demo", "--scale", "3"], "scale 3 is not the examples'; give a picture of your own with it"),
     (["upscale", "{large}", "--scale", "2"], "would make 12000 x 64 pixels, more than 8192 a side; use a scale up to 1.36"),
@@ -198,7 +201,7 @@ BAD = [
     (["upscale", "{picture}", "--guided-above", "-1"], "guided above -1.0 is out of range; use a noise level from 0 to 100"),
     (["upscale", "{picture}", "--sampler", "magic"], "sampler 'magic' does not exist; use one of euler"),
     (["upscale", "{picture}", "--sampler", "dpm_adaptive"], "sampler 'dpm_adaptive' chooses its own noise levels"),
-    (["upscale", "{picture}", "--schedule", "magic"], "schedule 'magic' does not exist; use one of karras"),
+    (["upscale", "{picture}", "--spacing", "magic"], "spacing 'magic' does not exist; use one of karras"),
     (["upscale", "{picture}", "--style", "magic"], "style 'magic' does not exist"),
     (["upscale", "{picture}", "--device", "abacus"], "device 'abacus' cannot be used"),
     (["upscale", "{picture}", "--seed", "-1"], "seed -1 is out of range"),

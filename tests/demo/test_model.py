@@ -11,7 +11,7 @@ from apt_ext.demo import job as jobs
 from apt_ext.demo.job import Job, from_picture, from_style, run_job, show
 from apt_ext.demo.model import WEIGHTS, load_model
 from apt_ext.demo.world import make_scene, render
-from apt_ext.options import Options
+from apt_ext.options import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_sampler_noise_and_starting_noise_are_strangers(model, monkeypatch):
         return out
 
     monkeypatch.setattr(torch, "randn", randn)
-    job = Job(scale=2.0, options=Options(steps=5, shortcut=1.0), sampler="euler_ancestral", style="moss")
+    job = Job(scale=2.0, schedule=Schedule(steps=5, strength=1.0, sampler="euler_ancestral"), style="moss")
     source = from_style(model, job, steps=3)
     run_job(model, source, job, quiet=True)
     assert len(drawn) > 6

@@ -14,7 +14,7 @@ from apt_ext.demo.job import Job, from_picture, from_style, run_job, through_pix
 from apt_ext.demo.model import load_model
 from apt_ext.demo.pictures import to_tensor
 from apt_ext.demo.upscalers import enlarger
-from apt_ext.options import Options
+from apt_ext.options import Options, Schedule
 
 CPU = torch.device("cpu")
 
@@ -82,7 +82,7 @@ def test_the_first_phase_takes_the_pictures_own_pixels_and_later_ones_the_decode
 
 
 def test_without_a_picture_of_ones_own_the_models_is_decoded(model):
-    job = Job(2.0, Options(steps=4, shortcut=0.5), style="moss")
+    job = Job(2.0, schedule=Schedule(steps=4, strength=0.5), style="moss")
     source = from_style(model, job, steps=4)
     torch.testing.assert_close(source.picture, model.decode(source.latent))
     assert run_job(model, source, job, quiet=True).latent.shape == (1, 4, 32, 32)
@@ -90,7 +90,7 @@ def test_without_a_picture_of_ones_own_the_models_is_decoded(model):
 
 def test_the_option_decides_and_latents_are_left_to_the_published_way(model, picture):
     source = from_picture(model, picture)
-    jobs = {name: Job(2.0, Options(steps=4, shortcut=0.5, upscaler=name)) for name in ("lanczos", "bicubic", "latent")}
+    jobs = {name: Job(2.0, Options(upscaler=name), Schedule(steps=4, strength=0.5)) for name in ("lanczos", "bicubic", "latent")}
     made = {name: run_job(model, source, job, quiet=True).latent for name, job in jobs.items()}
     assert not torch.equal(made["lanczos"], made["bicubic"])
     assert not torch.equal(made["lanczos"], made["latent"])

@@ -1,0 +1,53 @@
+"""The guide's tables, made from the code that they describe: `python -m tests.guide` writes them into docs/webui.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from apt_ext.options import PRESETS
+from apt_ext.webui.page.controls import CONTROLS, Control
+from apt_ext.webui.page.request import preset_host_values
+
+__all__ = ["GUIDE", "tables"]
+
+GUIDE = Path(__file__).parents[1] / "docs" / "webui.md"
+OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's"}
+UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
+
+
+def _values(control: Control) -> str:
+    if isinstance(control.default, bool):
+        return "true, false"
+    if control.choices:
+        return ", ".join([*control.choices, *([OTHERS[control.name]] if control.free else [])])
+    return f"{control.least:g} to {control.most:g}"
+
+
+def _settings() -> str:
+    rows = [
+        f"| {number} | `{control.name}` | {str(control.default).lower() if isinstance(control.default, bool) else control.default} "
+        f"| {_values(control)} | {control.help[0].upper()}{control.help[1:]} |"
+        for number, control in enumerate(CONTROLS, 1)
+    ]
+    return "\n".join(["| | name | default | values | |", "|-|-|-|-|-|", *rows])
+
+
+def _presets() -> str:
+    wanted = {name: preset_host_values(name) for name in PRESETS}
+    rows = [f"| {name} | {v['steps']} | {v['hires_steps']} | {v['denoising']:g} | {UPSCALERS[v['upscaler']]} |" for name, v in wanted.items()]
+    head = "| preset | img2img: sampling steps | txt2img: hires steps | denoising strength | txt2img: Upscaler |"
+    return "\n".join([head, "|-|-|-|-|-|", *rows])
+
+
+def tables() -> list[str]:
+    """Every table as it has to stand in the guide, its first line and its last included."""
+    return [_settings(), _presets()]
+
+
+if __name__ == "__main__":
+    text = GUIDE.read_text()
+    for table in tables():
+        head = re.escape(table.split("\n", 1)[0])
+        text = re.sub(rf"{head}\n(?:\|.*\n)+", lambda found, table=table: f"{table}\n", text)
+    GUIDE.write_text(text)
