@@ -30,9 +30,10 @@ def sampling() -> ModuleType:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """The double of the host, with the adapter imported against it."""
+    """The double of the host, with the adapter imported against it. What the script raises is swallowed there, but not here."""
     with loaded_host() as host:
         yield host
+        assert [error for runner in host.runners for error in runner.reports] == []
 
 
 @pytest.fixture

@@ -298,6 +298,7 @@ def test_switched_off_no_attribute_is_touched(host, samplers, job_of_kind, kind,
     host.model.on_call = lambda: seen.append((set(plain.__dict__), [set(one.__dict__) for one in samplers]))
     expected = host.run(plain)
     before, seen, made = seen, [], len(samplers)
+    assert before
     p = job_of_kind(kind)
     p.scripts = host.script(*args)
     host.model.on_call = lambda: seen.append((set(p.__dict__), [set(one.__dict__) for one in samplers[made:]]))
