@@ -30,7 +30,7 @@ def module_of(file):
 
 
 def parameters(function):
-    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    marks: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return [marks.get(one.kind, "") + one.name for one in inspect.signature(function).parameters.values()]
 
 
@@ -67,7 +67,7 @@ def test_the_double_has_the_attributes(host):
 def tree(file):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return ast.parse((Path(ROOT) / file).read_text(encoding="utf8"))
+        return ast.parse((Path(str(ROOT)) / file).read_text(encoding="utf8"))
 
 
 def definitions(body):
