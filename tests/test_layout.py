@@ -87,6 +87,13 @@ def test_arrows_between_the_adapters_rooms_point_one_way() -> None:
     assert len(seen) > len(order)
 
 
+def test_no_test_leans_on_another() -> None:
+    """What tests share lies beside them, or a change to one would turn others off."""
+    files = [*(ROOT / "tests").rglob("*.py")]
+    assert len(files) > 60
+    assert not [path.name for path in files for name in imports(path) if name.rpartition(".")[2].startswith("test_")]
+
+
 def test_core_needs_no_numpy() -> None:
     """Not by way of a tensor either."""
     assert not [module for module, path in CODE.items() if module.startswith("apt_ext.core") and ".numpy()" in path.read_text()]

@@ -72,10 +72,10 @@ def plan_phases(base: tuple[int, int], start: tuple[int, int], target: tuple[int
         ValueError: for a target smaller than the start, or ratios that do not lie between the two.
 
     Example:
-        >>> base, target = (64, 96), (256, 384)
-        >>> [phase.size for phase in plan_phases(base, base, target)]
+        >>> base, target = Size(64, 96), Size(256, 384)
+        >>> [tuple(phase.size) for phase in plan_phases(base, base, target)]
         [(128, 192), (192, 288), (256, 384)]
-        >>> [phase.size for phase in plan_phases(base, base, target, "double")]
+        >>> [tuple(phase.size) for phase in plan_phases(base, base, target, "double")]
         [(128, 192), (256, 384)]
         >>> [phase.scale for phase in plan_phases(base, base, target, (1.5,))]
         [1.5, 4.0]

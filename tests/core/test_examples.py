@@ -9,7 +9,7 @@ import pytest
 import apt_ext.core
 
 MODULES = [info.name for info in pkgutil.walk_packages(apt_ext.core.__path__, "apt_ext.core.")]
-EXPLAINED = {"axis_starts", "plan_phases"}
+EXPLAINED = {"axis_starts", "plan_phases", "even_batches"}
 
 
 def examples():
