@@ -12,11 +12,13 @@ TORCH_INDEX ?=
 demo: $(VENV)/.demo
 	$(BIN)/python -m apt_ext demo $(if $(IMAGE),"$(IMAGE)") $(ARGS)
 
+# The whole suite with its branch coverage, or the part that ARGS names without: make test ARGS=tests/core
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--cov --durations=15)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 train: $(VENV)/.demo

@@ -70,6 +70,15 @@ def plan_phases(base: tuple[int, int], start: tuple[int, int], target: tuple[int
 
     Raises:
         ValueError: for a target smaller than the start, or ratios that do not lie between the two.
+
+    Example:
+        >>> base, target = Size(64, 96), Size(256, 384)
+        >>> [tuple(phase.size) for phase in plan_phases(base, base, target)]
+        [(128, 192), (192, 288), (256, 384)]
+        >>> [tuple(phase.size) for phase in plan_phases(base, base, target, "double")]
+        [(128, 192), (256, 384)]
+        >>> [phase.scale for phase in plan_phases(base, base, target, (1.5,))]
+        [1.5, 4.0]
     """
     if target[0] < start[0] or target[1] < start[1]:
         raise ValueError(f"target {target[0]} x {target[1]} is smaller than the picture's {start[0]} x {start[1]} latent pixels; choose a larger one")

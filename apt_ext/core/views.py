@@ -15,7 +15,12 @@ __all__ = ["ViewCalls", "even_batches"]
 
 
 def even_batches(count: int, most: int) -> list[slice]:
-    """Split `count` views into as few batches of at most `most` as possible, of sizes that differ by at most one."""
+    """Split `count` views into as few batches of at most `most` as possible, of sizes that differ by at most one.
+
+    Example:
+        >>> [list(range(9))[part] for part in even_batches(9, 4)]
+        [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    """
     batches = -(-count // max(1, most))
     edges = [round(k * count / batches) for k in range(batches + 1)] if batches else []
     return [slice(a, b) for a, b in pairwise(edges)]

@@ -43,6 +43,14 @@ def axis_starts(size: int, window: int, overlap: float, border: str = "inside", 
     Returns:
         Ascending first pixels; negative ones, or ends beyond `size`, only with "over".
 
+    Example:
+        >>> axis_starts(150, 64, overlap=0.5)  # the inner windows spread evenly between the outer ones
+        [0, 28, 57, 86]
+        >>> axis_starts(150, 64, overlap=0.5, shift=1)  # moved as far as everything stays covered
+        [0, 63, 86, 86]
+        >>> axis_starts(160, 64, overlap=0.5, border="over", shift=0.25)
+        [-8, 24, 56, 88, 120]
+
     Source: MultiDiffusion (Bar-Tal et al., 2023), section 4; the jitter is DemoFusion's (Du et al., 2024), section 3.3, the shifted
     grid without overlap SpotDiffusion's (Frolov et al., 2024).
     """

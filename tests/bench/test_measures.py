@@ -77,13 +77,13 @@ def test_kernel_distance_tells_distributions_apart():
 
 def test_content_that_a_result_shares_with_its_truth_cancels():
     """Neither a bias, although a result is like its own truth, nor the noise of which scenes happen to be in which of two samples."""
-    paired, apart = [], []
+    of_pairs, of_others = [], []
     for seed in range(40):
         true, further = picture_features(24, 4, 10 * seed), picture_features(24, 4, 10 * seed + 5)
         made = true + 0.1 * noise(24, 4, 8, seed=10 * seed + 7)
-        paired.append(distance(made, true, OTHERS))
-        apart.append(distance(made, further, OTHERS))
-    paired, apart = torch.cat(paired), torch.cat(apart)
+        of_pairs.append(distance(made, true, OTHERS))
+        of_others.append(distance(made, further, OTHERS))
+    paired, apart = torch.cat(of_pairs), torch.cat(of_others)
     assert float(paired.std()) < float(apart.std()) / 3
     assert abs(float(paired.mean())) < 3 * float(apart.std()) / math.sqrt(40)
     assert float(distance(true, true, OTHERS)) == 0

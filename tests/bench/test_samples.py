@@ -1,6 +1,8 @@
 """The measures of the model's own pictures: blind where there is nothing to find, sharp where there is."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -52,10 +54,8 @@ def needs_photographs():
 def test_a_colour_that_is_off_counts_as_one(real):
     needs_photographs()
 
-    class Shifted:
-        encode, decode = staticmethod(lambda x: x), staticmethod(lambda z: z + 2 / 127.5)
-
-    assert reconstruction(Shifted(), real[:8])["colour"] == pytest.approx(2, rel=1e-3)
+    shifted: Any = SimpleNamespace(encode=lambda x: x, decode=lambda z: z + 2 / 127.5)
+    assert reconstruction(shifted, real[:8])["colour"] == pytest.approx(2, rel=1e-3)
     assert photo_pictures().shape[1:] == (3, 64, 64)
     assert whole_photographs().shape == (16, 3, 256, 256)
 

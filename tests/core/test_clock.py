@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apt_ext.core.clock import CALLS_PER_STEP, LevelClock, StepClock
 from tests.core.sampler_probe import SigmaNoise, run
-from tests.core.test_samplers import LISTS, SHAPE, Run, chain, far, karras, mix, sampler_of, toy
+from tests.core.sampler_runs import LISTS, SHAPE, Run, chain, far, karras, mix, sampler_of, toy
 
 TWICE = [name for name, count in CALLS_PER_STEP.items() if count == 2]
 ONCE = [name for name, count in CALLS_PER_STEP.items() if count == 1]

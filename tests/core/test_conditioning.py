@@ -97,7 +97,7 @@ def test_containers_are_searched_and_the_rest_is_passed_on() -> None:
     size, samples = (12, 10), 2
     batch = local(size, samples)
     text, spatial, other, scalar, marker = noise(2, 7, 4), noise(2, 1, 12, 10), noise(5, 3), torch.tensor(0.5), object()
-    extra = {"cond": {"crossattn": [text], "concat": (spatial, "name")}, "scale": 7.5, "none": None, "s": scalar, "o": other, "m": marker}
+    extra: dict[str, Any] = {"cond": {"crossattn": [text], "concat": (spatial, "name")}, "scale": 7.5, "none": None, "s": scalar, "o": other, "m": marker}
     out: Any = condition_views(extra, batch)
     repeated = text.repeat_interleave(batch.count, 0)
     assert isinstance(out["cond"]["crossattn"], list)
@@ -184,7 +184,7 @@ def test_a_host_can_wrap_the_condition_and_read_the_positions() -> None:
         assert batch.size == (16, 12)
         assert batch.samples == 2
         seen.extend(batch.windows if batch.grid is None else [(batch.grid, k, batch.count) for k in range(*batch.part)])
-        return condition_views(extra, batch) | {"corner": torch.tensor([[w.top, w.left] for _ in range(2) for w in batch.windows])}
+        return {**condition_views(extra, batch), "corner": torch.tensor([[w.top, w.left] for _ in range(2) for w in batch.windows])}
 
     def model(v: Tensor, _: Tensor, corner: Tensor) -> Tensor:
         return corner[:, :1, None, None].expand_as(v).float() if len(corner) else v

@@ -17,7 +17,7 @@ from apt_ext.core.upscale import enlarge, sample_with, upscale
 from apt_ext.core.views import ViewCalls
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.options import Options
-from tests.core.test_upscale import FACTS, SIGMAS, noise_for
+from tests.core.small_model import FACTS, SIGMAS, noise_for
 
 REFERENCE = torch.randn(2, 4, 24, 30, generator=torch.Generator().manual_seed(1))
 ESTIMATE = torch.randn(2, 4, 24, 30, generator=torch.Generator().manual_seed(2))

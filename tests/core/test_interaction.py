@@ -75,12 +75,12 @@ def test_positions_and_channels_are_drawn_apart() -> None:
 def test_global_random_state_is_left_alone() -> None:
     """The generator is the caller's; the host's own draws must not move."""
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy(), random.getstate()
     generator = torch.Generator().manual_seed(3)
     first = draw_permutations(4, (2, 2, 5, 5), generator)
     assert not torch.equal(first, draw_permutations(4, (2, 2, 5, 5), generator)), "the generator did not advance"
     assert torch.equal(before[0], torch.get_rng_state())
-    assert np.array_equal(before[1], np.random.get_state()[1])
+    assert np.array_equal(before[1], np.random.get_state(legacy=False)["state"]["key"])
     assert before[2] == random.getstate()
     torch.manual_seed(2)
     assert torch.equal(drawn(4, (2, 2, 5, 5), 3), first)
@@ -103,12 +103,12 @@ def naive(x: Tensor, grid: DilatedGrid, orders: list[tuple[int, Tensor]]) -> Ten
         mixed = [torch.empty_like(v) for v in group]
         for index in np.ndindex(*views[0].shape):
             for k in range(len(group)):
-                mixed[k][index] = group[int(order[(k, *index)])][index]
+                mixed[k][index] = group[int(order[k][index])][index]
         estimates = [m - toy(m, sigma) for m in mixed]
         back = [torch.empty_like(v) for v in group]
         for index in np.ndindex(*views[0].shape):
             for k in range(len(group)):
-                back[int(order[(k, *index)])][index] = estimates[k][index]
+                back[int(order[k][index])][index] = estimates[k][index]
         for k, v in enumerate(group):
             i, j = divmod(start + k, d[1])
             out[:, :, i :: d[0], j :: d[1]] = v - back[k]

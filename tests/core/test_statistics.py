@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from apt_ext.core.statistics import match_statistics, matching_dilation, mean_std, reanchor, renormalise, statistics_shift
+from apt_ext.core.types import Size
 
 SOME = settings(deadline=None, max_examples=50)
 
@@ -89,7 +90,7 @@ def test_one_reference_serves_a_batch() -> None:
 )
 def test_matching_dilation(size: tuple[int, int], reference: tuple[int, int], expected: tuple[int, int]) -> None:
     """The rounded ratio, halves up, at least 1."""
-    assert matching_dilation(size, reference) == expected
+    assert matching_dilation(Size(*size), Size(*reference)) == expected
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.3, -1000.3])

@@ -70,8 +70,9 @@ def normalised_decoder():
         torch.nn.Upsample(scale_factor=4),
         torch.nn.Conv2d(16, 3, 3, padding=1),
     )
-    torch.nn.init.uniform_(layers[1].weight, 0.5, 1.5)
-    torch.nn.init.uniform_(layers[1].bias, -0.5, 0.5)
+    weights = layers.state_dict()
+    torch.nn.init.uniform_(weights["1.weight"], 0.5, 1.5)
+    torch.nn.init.uniform_(weights["1.bias"], -0.5, 0.5)
     return layers.eval().requires_grad_(False)
 
 

@@ -1,43 +1,35 @@
 """Whole jobs on a small denoiser: phases together, batches, seeds, interruption."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 from apt_ext.core.clock import sampler_calls, step_calls
-from apt_ext.core.noise_levels import discrete_timestep, shortcut_sigmas
+from apt_ext.core.noise_levels import shortcut_sigmas
 from apt_ext.core.plan import make_plan
 from apt_ext.core.statistics import mean_std, statistics_shift
-from apt_ext.core.types import ModelFacts, Size
 from apt_ext.core.upscale import enlarge, sample_with, start_phase, upscale
 from apt_ext.core.views import ViewCalls
-from apt_ext.demo.model import alphas_cumprod
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.options import Options, Preset, Schedule, published, reanchors
+from tests.core.small_model import FACTS, SIGMAS, noise_for
 
-SIGMAS = ((1 - alphas_cumprod()) / alphas_cumprod()) ** 0.5
-FACTS = ModelFacts(Size(8, 8), 2, float(SIGMAS[-1]), discrete_timestep(SIGMAS))
 WEIGHT = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 0.15
 
 
 def far(strength=0.6, **given):
     """Settings that begin high enough for every path and the residual to act, and the schedule of six steps."""
-    own = {name: given.pop(name) for name in ("steps", "sampler", "spacing") if name in given}
-    return Preset(Options(**{"gamma": 0.0, **given}), Schedule(**{"steps": 6, "strength": strength, "sampler": "euler", **own}))
+    own: dict[str, Any] = {name: given.pop(name) for name in ("steps", "sampler", "spacing") if name in given}
+    own = {"steps": 6, "strength": strength, "sampler": "euler", **own}
+    return Preset(Options(**{"gamma": 0.0, **given}), Schedule(**own))
 
 
 def denoiser(x, sigma, **extra):
     """Looks at its neighbours and at the noise level, as a network would; every sample by itself."""
     scale = (1 + sigma**2).rsqrt()[:, None, None, None].to(x.dtype)
     return torch.tanh(torch.nn.functional.conv2d(x * scale, WEIGHT.to(x.dtype), padding=1)) + 0.3 * x * scale
-
-
-def noise_for(seeds):
-    def noise(phase, shape):
-        return torch.stack([torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed * 100 + phase.number)) for seed in seeds])
-
-    return noise
 
 
 def plan_of(job, target=(20, 24), seed=3):
@@ -132,7 +124,8 @@ def test_the_plan_of_samplers_with_two_calls_is_off_by_one_call_at_most(latent, 
 
 
 def test_hooks_see_phases_steps_and_views_and_may_stop(latent):
-    seen, reports = [], []
+    seen: list[object] = []
+    reports = []
 
     def stop_in_phase_two(_):
         if len(reports) == 1:

@@ -118,9 +118,9 @@ def test_known_positions(arguments: tuple[Any, ...], expected: list[int]) -> Non
 def test_windows_touch_no_global_random_state(layout: dict[str, Any], step: int) -> None:
     """The host's images depend on its global generators; and nothing of those may reach the windows."""
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy(), random.getstate()
     first = draw_windows(step, **layout)
-    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    after = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"], random.getstate()
     assert torch.equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
     assert before[2] == after[2]

@@ -43,11 +43,11 @@ def test_recorded_masks_shares_and_prompts(stack):
 def test_opening_equals_its_definition_on_any_shape():
     masks = torch.rand(3, 11, 23, generator=torch.Generator().manual_seed(1)) > 0.2
     for times in (0, 1, 2):
-        x = masks.numpy()
+        x: np.ndarray = masks.numpy()
         for grow in [False] * times + [True] * times:
             padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), constant_values=not grow)
             shifted = np.stack([padded[:, i : i + 11, j : j + 23] for i in range(3) for j in range(3)])
-            x = shifted.any(0) if grow else shifted.all(0)
+            x = (np.any if grow else np.all)(shifted, axis=0)
         assert np.array_equal(open_masks(masks, times).numpy(), x)
 
 

@@ -37,7 +37,7 @@ def test_upscale_writes_a_picture_of_the_exact_size_and_a_report(picture, tmp_pa
     assert run("upscale", picture, "--scale", 2.5, "--matching", 1, "-o", out, *FAST) == 0
     result = Image.open(out / "my photo_demofusion_apt_2.5x.png")
     assert result.size == (112, 85)  # 45 and 34 times 2.5, rounded
-    assert "APT seed: 1" in result.text["parameters"]
+    assert "APT seed: 1" in result.info["parameters"]
     report = json.loads((out / "my photo_demofusion_apt_2.5x.json").read_text())
     assert report["seed"] == 1
     assert report["settings"]["options"]["matching"] == 1
@@ -229,6 +229,7 @@ def test_bad_input_is_one_sentence_with_status_2_and_leaves_nothing(arguments, s
         arguments = [a.replace(place, path) for a in arguments]
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
+    status: object
     try:
         status = main(arguments)
     except SystemExit as exit_:

@@ -126,7 +126,7 @@ def test_png_is_whole_or_absent_and_repeats_its_bytes(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         save_picture(gradient(), tmp_path / name, {"parameters": "APT scale: 4"})
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert Image.open(tmp_path / "a.png").text["parameters"] == "APT scale: 4"
+    assert Image.open(tmp_path / "a.png").info["parameters"] == "APT scale: 4"
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space"):
         write_whole(tmp_path / "c.png", b"half")

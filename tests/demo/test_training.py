@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_the_rate_rises_stays_and_goes_down_in_a_straight_line():
 
 
 def test_a_compact_checkpoint_is_half_as_large_and_keeps_what_is_tiny():
-    state = {"model": {"large": 1e-9 * torch.randn(64, 128), "small": torch.randn(3)}, "steps": [{"betas": (0.9, 0.98), "step": 3}], "none": None}
+    state: Any = {"model": {"large": 1e-9 * torch.randn(64, 128), "small": torch.randn(3)}, "steps": [{"betas": (0.9, 0.98), "step": 3}], "none": None}
     back = expand(compact(state))
     assert torch.allclose(back["model"]["large"], state["model"]["large"], rtol=1e-3, atol=1e-13)
     assert torch.equal(back["model"]["small"], state["model"]["small"])

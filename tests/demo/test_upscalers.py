@@ -32,10 +32,10 @@ def picture() -> Image.Image:
 @pytest.fixture
 def doubling(tmp_path: Path) -> str:
     """A Real-ESRGAN compact network of the usual layout, 2x, whose last layer adds nothing to the repeated pixels."""
-    pytest.importorskip("spandrel", reason="needs spandrel", exc_type=(ImportError, RuntimeError))
-    wide = torch.nn.Conv2d(3, 8, 3)
+    pytest.importorskip("spandrel", reason="needs spandrel", exc_type=(ImportError, RuntimeError))  # type: ignore[arg-type]  # what stands beside it may be broken, too
+    wide = torch.nn.Conv2d(3, 8, 3).state_dict()
     last = torch.zeros(12, 8, 3, 3)
-    weights = {"body.0.weight": wide.weight.detach(), "body.0.bias": wide.bias.detach(), "body.1.weight": torch.ones(8)}
+    weights = {"body.0.weight": wide["weight"], "body.0.bias": wide["bias"], "body.1.weight": torch.ones(8)}
     weights |= {"body.2.weight": torch.zeros(8, 8, 3, 3), "body.2.bias": torch.zeros(8), "body.3.weight": torch.ones(8)}
     weights |= {"body.4.weight": last, "body.4.bias": torch.zeros(12)}
     path = tmp_path / "double.pth"
@@ -102,7 +102,7 @@ def test_a_model_file_works_from_the_command_line(doubling, picture, tmp_path):
     arguments = ["upscale", str(tmp_path / "a.png"), "--scale", "2", "--steps", "5", "--upscaler", doubling, "--quiet", "-o", str(tmp_path / "out")]
     assert main(arguments) == 0
     (made,) = (tmp_path / "out").glob("*.png")
-    assert f"APT upscaler: {doubling}" in Image.open(made).text["parameters"]
+    assert f"APT upscaler: {doubling}" in Image.open(made).info["parameters"]
 
 
 def test_what_is_no_upscaler_is_refused_before_anything_is_made(picture, tmp_path, capsys):

@@ -93,7 +93,7 @@ def why_not_a_case(path: Path) -> str | None:
     with np.load(path) as file:
         names = set(file.files)
     if {"A_maps", "A_tokens"} <= names:
-        return "is no sampling case: its masks and prompts are compared in test_prompts.py"
+        return "is no sampling case: its masks and prompts are compared in core/test_words.py"
     missing = [name for name in ("options", "unet_W1") if name not in names]
     return f"not a sampling case: it has no {' and no '.join(missing)}" if missing else None
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.host import contract as contract
 
-ADAPTER = sorted((Path(__file__).parents[2] / "apt_ext" / "webui").rglob("*.py"))
+HOUSE = Path(__file__).parents[2]
+ADAPTER = sorted([*(HOUSE / "apt_ext" / "webui").rglob("*.py"), *(HOUSE / "scripts").rglob("*.py")])
 SIGNATURES = [(file, name, names) for file, functions in contract.SIGNATURES.items() for name, names in functions.items()]
 GLOBALS = [(file, name) for file, names in contract.GLOBALS.items() for name in names.split()]
 FIELDS = [(file, owner, name) for file, owners in contract.FIELDS.items() for owner, names in owners.items() for name in names.split()]
@@ -29,7 +30,7 @@ def module_of(file):
 
 
 def parameters(function):
-    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    marks: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return [marks.get(one.kind, "") + one.name for one in inspect.signature(function).parameters.values()]
 
 
@@ -66,7 +67,7 @@ def test_the_double_has_the_attributes(host):
 def tree(file):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return ast.parse((Path(ROOT) / file).read_text(encoding="utf8"))
+        return ast.parse((Path(str(ROOT)) / file).read_text(encoding="utf8"))
 
 
 def definitions(body):
@@ -180,7 +181,9 @@ def accesses(path):
 def imported(path):
     """(module, name) of everything that a file takes from the host."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "modules":
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names if alias.name.partition(".")[0] == "modules")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "modules":
             for alias in node.names:
                 yield (alias.name, None) if node.module == "modules" else (node.module.removeprefix("modules."), alias.name)
 
@@ -206,6 +209,12 @@ def known():
     names["sampler"] = set().union(*(names[sampler] for sampler in samplers))
     names["state"], names["total_tqdm"], names["opts"] = names["State"], names["TotalTQDM"], {*contract.OPTIONS.split(), "add_option"}
     return names
+
+
+def test_whatever_imports_the_host_is_watched():
+    touching = {path for folder in ("apt_ext", "bench", "scripts") for path in (HOUSE / folder).rglob("*.py") if any(imported(path))}
+    assert len(touching) > 10
+    assert touching <= set(ADAPTER)
 
 
 def test_the_contract_is_complete():

@@ -29,6 +29,7 @@ class Host:
 
     def __init__(self, model: Any):
         self.model = model
+        self.runners: list[Any] = []
         self.shared.sd_model = self.sd_models.model_data.sd_model = model
 
     def __getattr__(self, name: str) -> ModuleType:
@@ -36,7 +37,8 @@ class Host:
 
     def script(self, *args: Any) -> Any:
         """A runner of the accordion's script with these arguments."""
-        return self.scripts.ScriptRunner(self.adapter("script").APTScript(), *args)
+        self.runners.append(self.scripts.ScriptRunner(self.adapter("script").APTScript(), *args))
+        return self.runners[-1]
 
     def text_job(self, *args: Any, **given: Any) -> Any:
         """A txt2img job with Hires. fix."""

@@ -1,5 +1,7 @@
 """What tests of whole jobs ask of a picture, a processing object and the host."""
 
+import sys
+
 import numpy as np
 
 ON = {"enabled": True}
@@ -12,6 +14,12 @@ def pixels(picture):
 
 def far(one, other):
     return np.abs(pixels(one) - pixels(other)).max()
+
+
+def refusal(caught):
+    """(status, sentence) of what the API was answered with."""
+    assert type(caught.value) is sys.modules["fastapi"].HTTPException
+    return caught.value.status_code, caught.value.detail
 
 
 def left_on_p(p):

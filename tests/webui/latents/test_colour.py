@@ -1,5 +1,7 @@
 """The colour fix on every way in: the coarse colours of what comes out are those of what went in."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -59,8 +61,9 @@ def test_the_dropdown_entry_does_too(host, picture):
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_every_picture_of_every_batch_gets_its_own_colours(host, picture, job_of_kind, kind):
-    given = {"init_images": [picture, picture.rotate(90).convert("L").convert("RGB")]} if kind == "picture" else {"n_iter": 2}
+    given: dict[str, Any] = {"init_images": [picture, picture.rotate(90).convert("L").convert("RGB")]} if kind == "picture" else {"n_iter": 2}
     together = host.run(job_of_kind(kind, batch_size=2, **given))
+    assert len(together) == (2 if kind == "picture" else 4)
     for index, made in enumerate(together):
         alone = {"init_images": [given["init_images"][index]]} if kind == "picture" else {}
         assert far(made, host.run(job_of_kind(kind, seed=11 + index, **alone))[0]) <= 1

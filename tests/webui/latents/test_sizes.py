@@ -14,10 +14,29 @@ MODES = st.integers(0, 3)
 MANY = settings(deadline=None, max_examples=80)
 
 
-@MANY
-@given(SIDES, SIDES, st.integers(1, 8))
-def test_hires_sizes_are_those_of_the_pictures(width, height, scale):
-    assert hires_sizes((width, height), (width * scale, height * scale)) == ((height // 8, width // 8), (scale * height // 8, scale * width // 8))
+@pytest.mark.parametrize(
+    ("first", "enlarged", "sizes"),
+    [
+        ((512, 512), (1024, 1024), ((64, 64), (128, 128))),
+        ((832, 1216), (1664, 2432), ((152, 104), (304, 208))),
+        ((1216, 832), (1824, 1248), ((104, 152), (156, 228))),
+        ((64, 64), (204, 100), ((8, 8), (12, 25))),  # what does not fill a latent pixel is dropped
+    ],
+)
+def test_hires_sizes_are_rows_and_columns_of_latent_pixels(first, enlarged, sizes):
+    assert hires_sizes(first, enlarged) == sizes
+
+
+@pytest.mark.usefixtures("settings_page")
+@pytest.mark.parametrize(("width", "height", "scale"), [(64, 64, 2.0), (96, 64, 1.5), (64, 72, 1.4)])
+def test_hires_sizes_are_those_that_a_job_samples(host, monkeypatch, width, height, scale):
+    kind, sampled = host.sd_samplers_kdiffusion.KDiffusionSampler, []
+    sample = kind.sample
+    monkeypatch.setattr(kind, "sample", lambda self, p, x, *rest, **more: sampled.append(tuple(x.shape[-2:])) or sample(self, p, x, *rest, **more))
+    (made,) = host.run(host.text_job({"enabled": True}, width=width, height=height, hr_scale=scale))
+    start, target = hires_sizes((width, height), (int(width * scale), int(height * scale)))
+    assert [start] == sampled
+    assert (target[1] * FACTOR, target[0] * FACTOR) == made.size
 
 
 @MANY

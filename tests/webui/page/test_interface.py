@@ -53,8 +53,8 @@ def server():
     with gr.Blocks() as page:
         gr.Checkbox(True, interactive=True, elem_id="txt2img_hr-checkbox")
         gr.Checkbox(True, interactive=True, elem_id=PREFIX + "enable-checkbox")
-        for name, value in (("txt2img_width", 512), ("txt2img_height", 512), ("txt2img_hr_scale", 2), ("txt2img_steps", 20), ("txt2img_hires_steps", 0)):
-            gr.Slider(0, 4096, value, step=1, elem_id=name)
+        for name, number in (("txt2img_width", 512), ("txt2img_height", 512), ("txt2img_hr_scale", 2), ("txt2img_steps", 20), ("txt2img_hires_steps", 0)):
+            gr.Slider(0, 4096, number, step=1, elem_id=name)
         gr.Slider(0, 1, 0.6, elem_id="txt2img_denoising_strength")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_x")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_y")

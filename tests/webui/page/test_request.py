@@ -231,6 +231,7 @@ def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host
     made = host.accordion.build(defaults(), lambda name: f"script_img2img_apt_{name}")
     (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
     call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
+    assert call
     for name, wanted in json.loads(call[1]).items():
         own = PRESETS[name].schedule
         assert (wanted["steps"], wanted["denoising"], wanted["upscaler"]) == (own.steps, own.strength, PRESETS[name].options.upscaler)

@@ -260,16 +260,25 @@ def test_labels_stand_in_their_windows(host):
 
 
 def test_plan_and_words_agree_on_the_steps_whose_windows_are_encoded(host):
-    """Where the local path is not evaluated, nothing is encoded for it."""
-    prompts = host.windows
+    """Where the local path is not evaluated, nothing is encoded for it; elsewhere each text once."""
+    prompts, cond = host.windows, object()
     (phase,) = plan_phases((8, 8), (8, 8), (16, 16), "direct")
     left = torch.tensor([[True, False], [True, False]])
-    seen = prompts.Seen({(0, "a b"): [(host.text.Word("a", 1.0, False), left), (host.text.Word("b", 1.0, False), None)]})
-    windows = [host.windows.Window(0, 0, 8, 8), host.windows.Window(0, 8, 8, 8)]
+    seen = prompts.Seen({(0, "a b"): [(host.text.Word("a", 1.0, False), left), (host.text.Word("b", 1.0, False), ~left)]})
+    top, both = [prompts.Window(0, 0, 8, 8)], [prompts.Window(8, 0, 8, 8), prompts.Window(8, 8, 8, 8)]
     encodings = prompts.Encodings()
     made = prompts.WindowPrompts(seen, [[[(2, "a b")]]], 0.5, phase.size, prompts.Crop(0, 0, (8, 8), (8, 8)), None, encodings)
-    made.prepare([1, 1], lambda step: windows, [False, False], object())
-    assert encodings.calls == 0
+    assert [made.texts(0, "a b", windows) for windows in (top, both)] == [["a"], ["a", "b"]]
+    encoded = []
+    for evaluated in ([False, False], [True, False], [True, True], [True, True]):
+        made.prepare([1, 1], lambda step: (top, both)[step], evaluated, cond)
+        encoded.append(list(host.model.cond_stage_model.encoded))
+    assert encoded == [[], ["a"], ["a", "b"], ["a", "b"]]
+    assert encodings.calls == 2
+
+
+def test_a_window_without_any_word_of_its_own_keeps_the_whole_prompt(host):
+    seen = host.windows.Seen({(0, "a b"): [(host.text.Word("a", 1.0, False), torch.tensor([[True, False]])), (host.text.Word("b", 1.0, False), None)]})
+    made = host.windows.WindowPrompts(seen, [[[(2, "a b")]]], 0.5, (8, 16), host.windows.Crop(0, 0, (8, 16), (8, 16)), None, host.windows.Encodings())
+    windows = [host.windows.Window(0, 0, 8, 8), host.windows.Window(0, 8, 8, 8)]
     assert made.texts(0, "a b", windows) == ["a b", "a b"]  # the only judged word keeps its place, or the window would be empty
-    made.prepare([1, 1], lambda step: windows, [True, False], object())
-    assert encodings.calls == 0
