@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from apt_ext.options import PRESETS
@@ -40,6 +41,10 @@ def _presets() -> str:
     return "\n".join([head, "|-|-|-|-|-|", *rows])
 
 
+def _replacement(table: str) -> Callable[[re.Match[str]], str]:
+    return lambda found: f"{table}\n"
+
+
 def tables() -> list[str]:
     """Every table as it has to stand in the guide, its first line and its last included."""
     return [_settings(), _presets()]
@@ -49,5 +54,5 @@ if __name__ == "__main__":
     text = GUIDE.read_text()
     for table in tables():
         head = re.escape(table.split("\n", 1)[0])
-        text = re.sub(rf"{head}\n(?:\|.*\n)+", lambda found, table=table: f"{table}\n", text)
+        text = re.sub(rf"{head}\n(?:\|.*\n)+", _replacement(table), text)
     GUIDE.write_text(text)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from apt_ext.core.types import Size
 from apt_ext.demo.cli import main
 from apt_ext.demo.job import Job, from_picture, from_style, run_job, through_pixels
 from apt_ext.demo.model import load_model
@@ -74,10 +75,10 @@ def test_the_first_phase_takes_the_pictures_own_pixels_and_later_ones_the_decode
         return image.resize(size, Image.Resampling.LANCZOS)
 
     upsample = through_pixels(model, source, larger)
-    z = upsample(source.latent, (18, 24))
+    z = upsample(source.latent, Size(18, 24))
     assert torch.equal(z, model.encode(to_tensor(asked[0].resize((96, 72), Image.Resampling.LANCZOS))))
     assert asked[0].crop((0, 0, 45, 34)).tobytes() == picture.tobytes()
-    upsample(z, (36, 48))
+    upsample(z, Size(36, 48))
     assert asked[1].size == (96, 72)
 
 

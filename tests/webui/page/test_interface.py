@@ -20,9 +20,10 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 if not CHROMIUM:
     pytest.skip("needs a Chromium; CHROMIUM names one", allow_module_level=True)
 
-from apt_ext.options import preset_options  # noqa: E402
+from apt_ext.options import PRESETS  # noqa: E402
 from apt_ext.webui.page.accordion import build  # noqa: E402
-from apt_ext.webui.page.request import CONTROLS, defaults, parse, preset_values  # noqa: E402
+from apt_ext.webui.page.controls import CONTROLS, defaults  # noqa: E402
+from apt_ext.webui.page.request import parse, preset_values  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 PREFIX = "script_txt2img_apt_"
@@ -122,9 +123,9 @@ def test_a_preset_fills_the_hosts_fields_and_the_page_has_no_error(page):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.click(f"#{PREFIX}preset label:has-text('Published')")
     page.wait_for_function("document.querySelector('#txt2img_hr_upscaler input').value == 'Latent (bicubic)'")
-    options = preset_options("Published")[0]
-    assert float(page.input_value("#txt2img_denoising_strength input[type=number]")) == options.shortcut
-    assert float(page.input_value("#txt2img_hires_steps input[type=number]")) == options.steps
+    own = PRESETS["Published"].schedule
+    assert float(page.input_value("#txt2img_denoising_strength input[type=number]")) == own.strength
+    assert float(page.input_value("#txt2img_hires_steps input[type=number]")) == own.steps
     page.click(f"#{PREFIX}preset label:has-text('Custom')")
     page.wait_for_timeout(1000)
     assert page.input_value("#txt2img_hr_upscaler input") == "Latent (bicubic)"

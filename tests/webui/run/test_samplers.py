@@ -99,7 +99,7 @@ def test_levels_of_timesteps_are_those_that_the_sampler_visits(host):
         visited.append(int(t.max()))
         return x
 
-    model.inner_model = sampler.model_wrap
+    model.inner_model = sampler.model_wrap  # type: ignore[attr-defined]
     sampler.func(model, X, own[:last], extra_args={}, callback=lambda info: None)
     levels = TIMESTEPS.levels(own, total, last)
     assert levels.tolist() == pytest.approx([float(SIGMAS[t]) for t in [*visited, int(own[0])]])
