@@ -14,7 +14,7 @@ from PIL import Image
 
 from apt_ext.demo.arguments import DEFAULT_PRESET, job_from, variants
 from apt_ext.demo.enlarging import announce, enlarge_one, machine, open_model, report_of, say_limits
-from apt_ext.demo.job import check_output, from_picture
+from apt_ext.demo.job import Shown, check_output, from_picture
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.sheet import comparison_sheet, stacked
@@ -91,7 +91,7 @@ def command_demo(args: argparse.Namespace, output: Output) -> None:
         shown = {"input": small.resize(size, Image.Resampling.NEAREST), "Lanczos": small.resize(size, Image.Resampling.LANCZOS)}
         for label, each in jobs.items():
             name = f"{subject.name}_{label.lower().replace(' ', '_')}"
-            outcome, shown[label], path = enlarge_one(output, model, source, each, name, subject.picture, title=f"{subject.name}, {label} ", quiet=args.quiet)
+            outcome, shown[label], path = enlarge_one(output, model, source, each, name, subject.picture, shown=Shown(f"{subject.name}, {label} ", args.quiet))
             agreement = round(_agreement(shown[label], small), 2)
             made[f"{subject.name}, {label}"] = {**report_of(each, source, outcome), "file": path.name, "agreement_with_input_db": agreement}
         if subject.truth is not None:

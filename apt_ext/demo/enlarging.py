@@ -23,6 +23,7 @@ from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import (
     Job,
     Outcome,
+    Shown,
     Source,
     check_output,
     from_picture,
@@ -113,16 +114,14 @@ def enlarge_one(
     name: str,
     picture: Picture | None = None,
     *,
-    title: str = "",
-    quiet: bool = False,
+    shown: Shown,
     keep: bool = False,
-    bar: Any = None,
 ) -> tuple[Outcome, Image.Image, Path]:
     """One job with its pictures: each phase is on disk as soon as it is finished, until the result is.
 
     Args:
         name: of the result, and of the phases. `picture`: where its transparency and colour profile come from.
-        keep: whether the phases stay. `bar`: one to count on, instead of one for each phase.
+        shown: the progress bars. `keep`: whether the phases stay.
     """
     phases: list[Path] = []
     alpha, profile = (picture.alpha, picture.profile) if picture else (None, None)
@@ -133,7 +132,7 @@ def enlarge_one(
             image = show(model, source, latent, phase.size.columns * FACTOR / source.covered[0])
             phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(job), profile))
 
-    outcome = run_job(model, source, job, title=title, quiet=quiet, bar=bar, on_finished=save_phase)
+    outcome = run_job(model, source, job, shown=shown, on_finished=save_phase)
     image = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
     path = output.picture(name, _with_alpha(image, alpha), _text(job), profile)
     for phase in [] if keep else phases:
@@ -173,7 +172,7 @@ def _finish(
 ) -> str:
     """Enlarge one source, write its result and report, and say so: the line to show."""
     name = output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
-    outcome, _, path = enlarge_one(output, model, source, job, name, picture, quiet=args.quiet, keep=args.keep_phases, bar=bar)
+    outcome, _, path = enlarge_one(output, model, source, job, name, picture, shown=Shown(quiet=args.quiet, bar=bar), keep=args.keep_phases)
     output.report(_stem(name), report_of(job, source, outcome) | machine(model))
     return f"{path} ({outcome.seconds:.0f} s)"
 

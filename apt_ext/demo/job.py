@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_OUTPUT",
     "Job",
     "Outcome",
+    "Shown",
     "Source",
     "check_output",
     "from_picture",
@@ -102,6 +103,14 @@ class Source:
     def covered(self) -> tuple[int, int]:
         """(width, height) in pixels that the latent covers."""
         return self.picture.shape[-1], self.picture.shape[-2]
+
+
+class Shown(NamedTuple):
+    """How a job shows its progress: `title` before each phase's bar, none where `quiet`; or on `bar`, which counts several jobs and is left open."""
+
+    title: str = ""
+    quiet: bool = False
+    bar: Any = None
 
 
 @dataclass
@@ -216,20 +225,18 @@ def run_job(
     source: Source,
     job: Job,
     *,
-    title: str = "",
-    quiet: bool = False,
-    bar: Any = None,
+    shown: Shown | None = None,
     on_finished: Callable[[Phase, Tensor, int], None] | None = None,
 ) -> Outcome:
     """Upscale a source.
 
     Args:
-        title: shown before each phase's progress bar; `quiet` shows none.
-        bar: one to count the windows on instead, which is left open.
+        shown: the progress bars; none when left out.
         on_finished: told each finished phase, its latent and how many phases there are; it may save the picture as it stands.
     """
     upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device))
     plan = plan_job(model, source, job)
+    bars = shown or Shown(quiet=True)
     own: tqdm[Any] | None = None
     records: list[dict[str, Any]] = []
     views, started = 0, time.perf_counter()
@@ -238,16 +245,16 @@ def run_job(
     def on_start(setup: PhaseSetup, start: PhaseStart) -> None:
         nonlocal own, phase_started, views
         phase_started, views, phase = time.perf_counter(), 0, setup.phase
-        if bar is None:
-            label = f"{title}phase {phase.number}/{len(plan.setups)} {phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}"
-            own = tqdm(total=sum(plan.totals[phase.number - 1]), desc=label, unit="window", disable=quiet, mininterval=0.3)
+        if bars.bar is None:
+            label = f"{bars.title}phase {phase.number}/{len(plan.setups)} {phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}"
+            own = tqdm(total=sum(plan.totals[phase.number - 1]), desc=label, unit="window", disable=bars.quiet, mininterval=0.3)
 
     def on_views(count: int) -> None:
         nonlocal views
         views += count
-        shown = own if bar is None else bar
-        if shown is not None:
-            shown.update(count)
+        bar = own if bars.bar is None else bars.bar
+        if bar is not None:
+            bar.update(count)
 
     def finished(setup: PhaseSetup, start: PhaseStart, latent: Tensor) -> None:
         if own is not None:

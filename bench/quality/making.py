@@ -48,7 +48,7 @@ def _one(task: Task, number: int, work: Path) -> tuple[Tensor, float, int, float
         return to_tensor(_look_up(task, number, work))[0], 0.0, 0, 1.0
     model, job = model_of(task.bench), job_of(task, number)
     source = from_picture(model, to_picture(true_pictures(task.kind, [number], PIXELS, work)[0]))
-    outcome = run_job(model, source, job, quiet=True)
+    outcome = run_job(model, source, job)
     spread = outcome.phases[-1]["statistics_shift"]["matched"]["std"]
     return model.decode(outcome.latent)[0].cpu(), outcome.seconds, sum(phase["window_evaluations"] for phase in outcome.phases), spread
 

@@ -121,7 +121,7 @@ def test_pictures_are_the_command_line_s_own_and_a_colour_fix_needs_no_second_ru
     model, job = model_of(task.bench), job_of(task, 1)
     assert job.options.colour_fix > 0
     source = from_picture(model, to_picture(true_pictures("photographs", [1], PIXELS, work)[0]))
-    picture = show(model, source, run_job(model, source, job, quiet=True).latent, job.scale, job.options.colour_fix)
+    picture = show(model, source, run_job(model, source, job).latent, job.scale, job.options.colour_fix)
     assert int(np.abs(np.asarray(picture).astype(int) - pictures_of(task, [1], work)[0]).max()) <= 1
     monkeypatch.setattr("bench.quality.runner.make", lambda *args: pytest.fail("made anew"))
     plain = replace(task, setting=replace(task.setting, options=replace(task.setting.options, colour_fix=0.0)))

@@ -112,7 +112,7 @@ def test_sampler_noise_and_starting_noise_are_strangers(model, monkeypatch):
     monkeypatch.setattr(torch, "randn", randn)
     job = Job(scale=2.0, schedule=Schedule(steps=5, strength=1.0, sampler="euler_ancestral"), style="moss")
     source = from_style(model, job, steps=3)
-    run_job(model, source, job, quiet=True)
+    run_job(model, source, job)
     assert len(drawn) > 6
     for k, first in enumerate(drawn):
         for second in drawn[k + 1 :]:

@@ -45,15 +45,7 @@ def _even_tiles(length: int, tile: int, halo: float) -> list[tuple[int, int]]:
     return [(k * (length - side) // (count - 1), side) for k in range(count)]
 
 
-def map_tiles(
-    function: Callable[[Tensor], Tensor],
-    x: Tensor,
-    factor: Fraction | int,
-    *,
-    tile: int,
-    halo: int,
-    on_tile: Callable[[int, int], None] = lambda done, total: None,
-) -> Tensor:
+def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction | int, *, tile: int, halo: int) -> Tensor:
     """Apply an encoder or a decoder tile by tile.
 
     Args:
@@ -62,7 +54,6 @@ def map_tiles(
         factor: 8 for Stable Diffusion's decoder, Fraction(1, 8) for its encoder. x's sides times the factor are whole.
         tile: the longest side of a tile in x's pixels; a picture no larger is done at once.
         halo: overlap of neighbouring tiles in x's pixels. A third of it is thrown away on each side, in the middle the tiles fade into each other.
-        on_tile: told (done, total); may raise to interrupt.
 
     Returns:
         (B, C', H * factor, W * factor), float32.
@@ -73,9 +64,7 @@ def map_tiles(
     factor = Fraction(factor)
     size = (x.shape[-2], x.shape[-1])
     if max(size) <= tile:
-        out = function(x).float()
-        on_tile(1, 1)
-        return out
+        return function(x).float()
     if not 0 < halo <= tile // 2:
         raise ValueError(f"halo {halo} does not fit into tiles of {tile}; use 1 to {tile // 2}")
     step = factor.denominator
@@ -86,14 +75,12 @@ def map_tiles(
     trim = int(halo * factor) // 3
     down, across = (_blends(axis, trim, max(1, int(halo * factor) - 2 * trim), x.device) for axis in spans)
     value: Tensor | None = None
-    total = len(rows) * len(columns)
-    for done, (i, j) in enumerate(product(range(len(rows)), range(len(columns))), 1):
+    for i, j in product(range(len(rows)), range(len(columns))):
         (top, height), (left, width) = rows[i], columns[j]
         out = function(gather_windows(x, [Window(top * step, left * step, height * step, width * step)])).float()
         if value is None:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
         (top, height), (left, width) = spans[0][i], spans[1][j]
         place_windows(value, out, [Window(top, left, height, width)], down[i][:, None] * across[j][None, :])
-        on_tile(done, total)
     assert value is not None
     return value

@@ -79,9 +79,9 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
     near = _features(patches.float(), cell)
     features = torch.cat([near, F.avg_pool2d(near, AROUND, 1, AROUND // 2, count_include_pad=False)], 1)
     inner = features[..., margin : side - margin, margin : side - margin].reshape(count, samples, -1, side - 2 * margin, side - 2 * margin)
-    rows = inner.permute(1, 0, 3, 4, 2).flatten(1, 3).double().cpu()
+    rows = inner.permute(1, 0, 3, 4, 2).flatten(1, 3).cpu().double()  # some devices have no float64
     # The mean over a picture of the surroundings' means is, but for its border, the mean itself.
-    goal = _mean_features(x, cell).double().cpu().repeat(1, 2)
+    goal = _mean_features(x, cell).cpu().double().repeat(1, 2)
     weight = torch.stack([_regression_weights(*both) for both in zip(rows, goal, strict=True)]).float().to(x.device)
     weight = weight.reshape(samples, count, side - 2 * margin, side - 2 * margin).transpose(0, 1)
     return patches, F.pad(weight, (margin,) * 4)
