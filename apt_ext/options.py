@@ -190,10 +190,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings that go together, as they were measured."""
+    """Settings that go together, as they were measured. `text`: what they are good for, in one sentence."""
 
     options: Options = Options()
     schedule: Schedule = Schedule()
+    text: str = ""
 
 
 PUBLISHED_WINDOWS: dict[str, Any] = {"overlap": 0.5, "feather": 0.0, "border": "inside", "fill": "zero", "tolerance": 0.0}
@@ -203,11 +204,14 @@ BARE: dict[str, Any] = {"matching": 0.0, "gamma": 0.0, "upscaler": "latent", "sk
 """The base methods without any part of APT."""
 
 PRESETS: dict[str, Preset] = {
-    "Fast": Preset(Options(method="multidiffusion", phases="direct"), Schedule(steps=24)),
-    "Balanced": Preset(),
-    "Quality": Preset(Options(matching=0.5, tolerance=0.01), Schedule(steps=64)),
-    # DemoFusion (Du et al., CVPR 2024): enlarged latents, phase by phase, every step.
-    "Published": Preset(Options(phases="progressive", **BARE, **PUBLISHED_WINDOWS), Schedule(50, 1.0, "euler", "normal")),
+    "Fast": Preset(Options(method="multidiffusion", phases="direct"), Schedule(steps=24), "crisp edges in the least time: windows alone, in one go"),
+    "Balanced": Preset(text="crisp edges and new texture, by factors of two; begin here"),
+    "Quality": Preset(Options(matching=0.5, tolerance=0.01), Schedule(steps=64), "more texture, for half as much time again"),
+    "Published": Preset(
+        Options(phases="progressive", **BARE, **PUBLISHED_WINDOWS),
+        Schedule(50, 1.0, "euler", "normal"),
+        "DemoFusion (Du et al., CVPR 2024) as published, to compare with: ten times as long, and another picture",
+    ),
 }
 
 
@@ -249,4 +253,4 @@ def published(preset: Preset) -> Preset:
     MultiDiffusion keeps its start in the middle of the schedule: it has no skip residual, so from full noise it would make another picture.
     """
     strength = preset.schedule.strength if preset.options.method == "multidiffusion" else 1.0
-    return Preset(dataclasses.replace(preset.options, **BARE), dataclasses.replace(preset.schedule, strength=strength))
+    return Preset(dataclasses.replace(preset.options, **BARE), dataclasses.replace(preset.schedule, strength=strength), preset.text)

@@ -95,6 +95,18 @@ function aptFillHost(presetId, values) {
             `aria-label="windows over the picture">${windows}${rect(data.windows[0], "apt-first")}</svg>`;
     }
 
+    function lasting(seconds) {
+        if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+        return seconds < 5400 ? `${Math.round(seconds / 60)} minutes` : `${(seconds / 3600).toFixed(1)} hours`;
+    }
+
+    // Said once something was measured: what this machine took for its last pictures.
+    function expected(data) {
+        if (!data.seconds) return "";
+        const memory = data.memory ? `, ${(data.memory / 1024).toFixed(1)} GB of the GPU at most so far` : "";
+        return `<div><b>About ${lasting(data.seconds)}</b> per picture on this machine${memory}.</div>`;
+    }
+
     function share(part, whole) {
         if (!whole) return "";
         const ratio = part / whole;
@@ -107,7 +119,7 @@ function aptFillHost(presetId, values) {
             `<td>${phase.windows} + ${phase.dilated}</td><td>${phase.evaluations}</td></tr>`).join("");
         return `<div class="apt-panel">${drawing(data.drawing)}<div><table><tr><th>phase</th><th>size</th><th>steps</th><th>windows + dilated views</th>` +
             `<th>UNet evaluations</th></tr>${rows}</table>` +
-            `<div><b>${data.evaluations}</b> UNet evaluations per picture, from ${data.start[0]} x ${data.start[1]}. ` +
+            expected(data) + `<div><b>${data.evaluations}</b> UNet evaluations per picture, from ${data.start[0]} x ${data.start[1]}. ` +
             `DemoFusion as published: ${data.demofusion} (this is ${share(data.evaluations, data.demofusion)} of it). ` +
             `A plain pass over the whole picture: about ${data.plain} windows' worth.</div>` +
             (data.notes || []).map((note) => `<div class="apt-note">${escaped(note)}</div>`).join("") + `</div></div>`;

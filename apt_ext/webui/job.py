@@ -27,6 +27,7 @@ from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_n
 from apt_ext.webui.model import family_of
 from apt_ext.webui.page.request import Request, infotext
 from apt_ext.webui.run.layout import Layout, lay_out
+from apt_ext.webui.run.pace import Measuring
 from apt_ext.webui.run.phases import Pass, run_phases
 from apt_ext.webui.run.progress import Progress, hires_jobs
 from apt_ext.webui.state import NAME, Job, job_of
@@ -218,7 +219,8 @@ def install(p: Any) -> None:
             start = picture_start(p, x, job.upscaler) if base is None else hires_start(p, base, job.decoded, x, job.upscaler, colours)
             z, job.small = start.base, start.pictures if colours else []
             layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps)
-            progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs)
+            measuring = Measuring(family_of(shared.sd_model), layout.facts.window.rows, len(z))
+            progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs, measuring)
             upsample = vae.upsampler(shared.sd_model, job.upscaler)
             count = len(layout.plan.setups)
             on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore

@@ -14,7 +14,7 @@ from apt_ext.webui.errors import refuse
 from apt_ext.webui.latents.colour import fix_colours
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.upscalers import choices, host_name
-from apt_ext.webui.page.accordion import build, component, paste_functions
+from apt_ext.webui.page.accordion import build, component, paste_functions, wire_strength
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
 from apt_ext.webui.page.request import Request, parse, preset_host_values, replaced
@@ -25,6 +25,7 @@ from apt_ext.webui.words.passes import draw_words, show_drawn
 __all__ = ["APTScript", "APTUpscaleScript"]
 
 HOST_UPSCALER = "txt2img_hr_upscaler"
+HOST_STRENGTH = ("txt2img_denoising_strength", "img2img_denoising_strength")
 ASKED = "apt_request"  # on a processing object: what the dropdown entry asks of the accordion's script
 
 
@@ -34,6 +35,8 @@ class APTScript(scripts.Script):
     section = "accordions"
     create_group = False
     host_upscaler: Any = None
+    host_strength: Any = None
+    strength: Any = None
 
     def title(self) -> str:
         """The name, also in the API."""
@@ -44,15 +47,19 @@ class APTScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Keep the host's field that a preset fills."""
+        """Keep the host's fields that a preset fills."""
         if kwargs.get("elem_id") == HOST_UPSCALER:
             self.host_upscaler = component
+        if kwargs.get("elem_id") in HOST_STRENGTH:
+            self.host_strength = component
+            _wire(self)
 
     def ui(self, is_img2img: bool) -> list[Any]:
         """The accordion's components, in the order of the API's arguments."""
         field = None if self.host_upscaler is None else (self.host_upscaler, _preset_upscalers())
         with InputAccordion(False, label="APT", elem_id=self.elem_id("enable")) as enabled:
-            made = build(default_values(), self.elem_id, choices(), field)
+            made, self.strength = build(default_values(), self.elem_id, choices(), field)
+        _wire(self)
         read = paste_functions()
         self.infotext_fields = [
             PasteField(enabled, lambda d: "APT method" in d),
@@ -106,14 +113,24 @@ class APTScript(scripts.Script):
 class APTUpscaleScript(scripts.Script):
     """The entry "APT upscale" of the Scripts dropdown: the same, with a scale of its own."""
 
+    host_strength: Any = None
+    strength: Any = None
+
     def title(self) -> str:
         """The name, also in the API."""
         return "APT upscale"
 
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Keep the host's strength."""
+        if kwargs.get("elem_id") in HOST_STRENGTH:
+            self.host_strength = component
+            _wire(self)
+
     def ui(self, is_img2img: bool) -> list[Any]:
         """The scale, then the accordion's controls."""
         scale = component(SCALE, SCALE.default, self.elem_id("scale"))
-        made = build(default_values(), self.elem_id, choices())
+        made, self.strength = build(default_values(), self.elem_id, choices())
+        _wire(self)
         return [scale, *made.values()]
 
     def run(self, p: Any, *args: Any) -> Any:
@@ -125,6 +142,12 @@ class APTUpscaleScript(scripts.Script):
             refuse(p, error)
         p.__dict__[ASKED] = request
         return processing.process_images(p)
+
+
+def _wire(script: Any) -> None:
+    """Tie a script's strength to the host's, as soon as both are on the page."""
+    if script.host_strength is not None and script.strength is not None:
+        wire_strength(script.strength, script.host_strength)
 
 
 def _preset_upscalers() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The ways into a job besides the accordion: the dropdown entry, the plot, and the plan that promises what a job will do."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -157,3 +158,34 @@ def test_the_gallery_s_button_plans_from_its_own_picture(host, picture, size, fi
     with pytest.raises(host.adapter("errors").APTError, match="is smaller than"):
         host.run(p)
     assert not host.model.calls
+
+
+def test_the_panel_says_how_long_it_takes_once_something_was_measured(host, job_of_kind):
+    asked = {"img2img": True, "given": [64, 64], "target": [128, 128], "resize_mode": 0, "steps": 8, "hires_steps": 0, "denoising": 0.5, "sampler": "euler"}
+    asked |= {"scheduler": "Automatic", "settings": {"method": "multidiffusion"}}
+    before = host.panel.plan(asked)
+    assert (before["seconds"], before["memory"]) == (None, None)
+    host.run(job_of_kind("picture", {"method": "multidiffusion"}, steps=8, denoising_strength=0.5))
+    after = host.panel.plan(asked)
+    pace = host.pace.last_pace("sd1", 8)
+    assert after["seconds"] == round(pace.seconds * after["evaluations"], 1)
+    assert pace.seconds > 0
+    assert host.pace.last_pace("sdxl", 8) is None
+    assert before | {"seconds": after["seconds"]} == after
+
+
+def test_the_strength_stands_beside_the_presets_and_is_the_hosts_whichever_comes_first(host):
+    gradio = importlib.import_module("gradio")
+    for first in (True, False):
+        script, hosts = host.adapter("script").APTScript(), gradio.Slider()
+        hosts.value = 0.75
+        if first:
+            script.after_component(hosts, elem_id="img2img_denoising_strength")
+        script.ui(True)
+        if not first:
+            script.after_component(hosts, elem_id="img2img_denoising_strength")
+        ours = script.strength
+        assert ours.value == 0.75
+        (moved,), (followed,) = ours.events, hosts.changes
+        assert (moved["inputs"], moved["outputs"]) == ([ours], [hosts])
+        assert (followed["inputs"], followed["outputs"]) == ([hosts], [ours])

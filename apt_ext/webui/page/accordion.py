@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from apt_ext.options import PRESETS
+from apt_ext.options import PRESETS, Schedule
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
 from apt_ext.webui.page.request import preset_host_values, preset_values
 
-__all__ = ["build", "component", "paste_functions"]
+__all__ = ["build", "component", "paste_functions", "strength_slider", "wire_strength"]
 
 
 def component(control: Control, value: Any, elem_id: str, choices: Sequence[str] = (), visible: bool = True) -> Any:
@@ -33,8 +33,8 @@ def build(
     elem_id: Callable[[str], str],
     upscalers: Sequence[str] = (),
     host_upscaler: tuple[Any, Mapping[str, str]] | None = None,
-) -> dict[str, Any]:
-    """Lay the controls out: the preset and what it comes to, the main ones, and the others under "Advanced".
+) -> tuple[dict[str, Any], Any]:
+    """Lay the controls out: the presets and what they come to; all others are folded away.
 
     Args:
         values: what each shows at first. `elem_id`: name -> the component's id.
@@ -42,7 +42,7 @@ def build(
             each preset puts into it.
 
     Returns:
-        The components by name, in the order of `CONTROLS`.
+        The components by name, in the order of `CONTROLS`, and the slider of the strength, which is no argument: see `wire_strength`.
     """
     made: dict[str, Any] = {}
 
@@ -57,7 +57,42 @@ def build(
         return made_row
 
     row("preset")
+    gr.HTML(value=_sentences(), elem_classes=["apt-presets"])
+    strength = strength_slider(elem_id("strength"))
     gr.HTML(elem_id=elem_id("plan"), elem_classes=["apt-plan"])  # the panel, which the page's script fills
+    with gr.Accordion("Settings", open=False, elem_id=elem_id("more")):
+        _settings(row, made, values)
+    ordered = {control.name: made[control.name] for control in CONTROLS}
+    _wire_preset(ordered, elem_id("preset"))
+    if host_upscaler is not None:
+        field, names = host_upscaler
+        fill = {"inputs": [made["preset"]], "outputs": [field], "show_progress": False, "queue": False}
+        made["preset"].input(fn=lambda preset: gr.update(value=names[preset]) if preset in names else gr.update(), **fill)
+    return ordered, strength
+
+
+def strength_slider(elem_id: str) -> Any:
+    """The host's denoising strength, once more where the presets are."""
+    text = "The denoising strength: 0.25 sharpens and adds texture, from about 0.4 small things turn into other things"
+    slider = gr.Slider(minimum=0.0, maximum=1.0, step=0.01, value=Schedule().strength, label="Strength", info=text, elem_id=elem_id)
+    slider.do_not_save_to_config = True
+    return slider
+
+
+def wire_strength(ours: Any, hosts: Any) -> None:
+    """Keep the slider and the host's own field at one value, whichever is moved. Only a user's hand moves the host's, so nothing goes in circles."""
+    ours.value = hosts.value
+    ours.input(fn=None, _js="(strength) => strength", inputs=[ours], outputs=[hosts], show_progress=False)
+    hosts.change(fn=None, _js="(strength) => strength", inputs=[hosts], outputs=[ours], show_progress=False)
+
+
+def _sentences() -> str:
+    """What each preset is good for."""
+    return "".join(f"<div><b>{name}</b>: {preset.text}.</div>" for name, preset in PRESETS.items())
+
+
+def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Everything that a preset sets, folded away: whoever opens it looks for something."""
     row("method")
     words = row("word_threshold", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
@@ -67,19 +102,11 @@ def build(
     row("gamma", "overlap")
     row("jitter", "window_batch")
     row("tiled_vae", "save_phases")
-    with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-        row("residual_decay", "dilated_decay", "blur_decay")
-        row("blur", "feather", "tolerance")
-        row("border", "reanchor", "skip_residual")
-        row("hold", "hold_until", "hold_width")
-        row("fill", visible=False)  # for the published methods' own way alone
-    ordered = {control.name: made[control.name] for control in CONTROLS}
-    _wire_preset(ordered, elem_id("preset"))
-    if host_upscaler is not None:
-        field, names = host_upscaler
-        fill = {"inputs": [made["preset"]], "outputs": [field], "show_progress": False, "queue": False}
-        made["preset"].input(fn=lambda preset: gr.update(value=names[preset]) if preset in names else gr.update(), **fill)
-    return ordered
+    row("border", "reanchor", "skip_residual")
+    row("residual_decay", "dilated_decay", "blur_decay")
+    row("blur", "feather", "tolerance")
+    row("hold", "hold_until", "hold_width")
+    row("fill", visible=False)  # for the published methods' own way alone
 
 
 def _wire_preset(made: Mapping[str, Any], preset_id: str) -> None:

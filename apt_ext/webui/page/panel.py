@@ -12,9 +12,11 @@ from apt_ext.core.plan import demofusion_views
 from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.latents.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
+from apt_ext.webui.model import family_of
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.run.layout import Layout, lay_out
+from apt_ext.webui.run.pace import last_pace
 from apt_ext.webui.run.samplers import chooses_levels
 
 __all__ = ["add_route", "describe", "plan"]
@@ -29,8 +31,9 @@ COLOURS_ONLY = 2.0  # std in pixels of the smaller picture, from which the colou
 KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
 
 
-def describe(layout: Layout) -> dict[str, Any]:
-    """A layout as data for the panel: sizes in pixels, views of the model, and the last phase's windows as [x, y, width, height] in pixels."""
+def describe(layout: Layout, model: Any) -> dict[str, Any]:
+    """A layout as data for the panel: sizes in pixels, views of the model, the last phase's windows as [x, y, width, height] in pixels, and, once
+    something was measured here, seconds per picture and the MiB that a GPU gave at most."""
     facts, plan = layout.facts, layout.plan
     phases = [
         {
@@ -46,9 +49,12 @@ def describe(layout: Layout) -> dict[str, Any]:
     end = last.phase.size
     drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in last.windows(0)]
     area = end.rows * end.columns / (min(end.rows, facts.window.rows) * min(end.columns, facts.window.columns))
+    pace = last_pace(family_of(model), facts.window.rows)
     return {
         "phases": phases,
         "evaluations": plan.evaluations,
+        "seconds": None if pace is None else round(pace.seconds * plan.evaluations, 1),
+        "memory": None if pace is None or not pace.memory else round(pace.memory),
         "demofusion": demofusion_views(layout.start, end, facts),
         "plain": round(sum(plan.calls) * area),
         "drawing": {"size": phases[-1]["size"], "windows": drawn},
@@ -97,7 +103,7 @@ def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
     shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and strength > KEEPS_SHAPES
     said = {LATENT_NOTE: upscaler == LATENT, COLOUR_NOTE: shapes_kept, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}
     notes = [note for note, holds in said.items() if holds]
-    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, "notes": notes, **describe(layout)}
+    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, "notes": notes, **describe(layout, model)}
 
 
 def _check_extent(asked: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from modules import shared
 
 from apt_ext.core.phases import Phase
 from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.run.pace import Measuring
 
 __all__ = ["Progress", "hires_jobs"]
 
@@ -21,10 +22,11 @@ class Progress:
     Args:
         views: of every step of every phase, as planned.
         jobs: how many jobs of the bar the phases take.
+        measuring: told of the views too.
     """
 
-    def __init__(self, phases: list[Phase], views: list[list[int]], jobs: int):
-        self.phases, self.views, self.jobs = phases, views, jobs
+    def __init__(self, phases: list[Phase], views: list[list[int]], jobs: int, measuring: Measuring):
+        self.phases, self.views, self.jobs, self.measuring = phases, views, jobs, measuring
         self.total = max(1, sum(map(sum, views)))
         self.first_job = shared.state.job_no
         self.steps = max(1, -(-sum(map(len, views)) // jobs))
@@ -33,6 +35,7 @@ class Progress:
     def begin(self, phase: Phase) -> None:
         """A phase begins."""
         self.phase, self.step, self.inside = phase.number - 1, 0, 0
+        self.measuring.begin()
         rows, columns = phase.size
         shared.state.textinfo = f"APT phase {phase.number}/{len(self.phases)} {columns * FACTOR}x{rows * FACTOR}"
         self.show()
@@ -42,6 +45,7 @@ class Progress:
         if step > self.step:
             self.step, self.inside = step, 0
         self.inside += count
+        self.measuring.done(count)
         self.show()
 
     def show(self) -> None:

@@ -21,7 +21,7 @@ if not CHROMIUM:
     pytest.skip("needs a Chromium; CHROMIUM names one", allow_module_level=True)
 
 from apt_ext.options import PRESETS  # noqa: E402
-from apt_ext.webui.page.accordion import build  # noqa: E402
+from apt_ext.webui.page.accordion import build, wire_strength  # noqa: E402
 from apt_ext.webui.page.controls import CONTROLS, defaults  # noqa: E402
 from apt_ext.webui.page.request import parse, preset_values  # noqa: E402
 
@@ -39,6 +39,8 @@ PLAN = {
     "denoising": 0.6,
     "phases": [{"size": [1024, 1024], "windows": 9, "dilated": 4, "steps": 20, "evaluations": 260}],
     "evaluations": 260,
+    "seconds": 130.0,
+    "memory": 3174,
     "demofusion": 520,
     "plain": 80,
     "notes": ["A <Latent> upscaler"],
@@ -56,15 +58,16 @@ def server():
         gr.Checkbox(True, interactive=True, elem_id=PREFIX + "enable-checkbox")
         for name, number in (("txt2img_width", 512), ("txt2img_height", 512), ("txt2img_hr_scale", 2), ("txt2img_steps", 20), ("txt2img_hires_steps", 0)):
             gr.Slider(0, 4096, number, step=1, elem_id=name)
-        gr.Slider(0, 1, 0.6, elem_id="txt2img_denoising_strength")
+        denoising = gr.Slider(0, 1, 0.6, elem_id="txt2img_denoising_strength")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_x")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_y")
         field = gr.Dropdown(["Latent", "Lanczos", "Latent (bicubic)"], value="Latent", elem_id="txt2img_hr_upscaler")
         for name, value in (("txt2img_sampling", "Euler"), ("txt2img_scheduler", "Automatic"), ("hr_sampler", "Use same sampler"), ("hr_scheduler", "Karras")):
             gr.Dropdown([value], value=value, elem_id=name)
-        made = build(defaults(), lambda name: PREFIX + name, ["lanczos"], (field, {"Fast": "Lanczos", "Published": "Latent (bicubic)"}))
+        made, strength = build(defaults(), lambda name: PREFIX + name, ["lanczos"], (field, {"Fast": "Lanczos", "Published": "Latent (bicubic)"}))
+        wire_strength(strength, denoising)
         # Like "Generate", which takes them all in; what is only ever filled would not be editable.
-        gr.Button("Generate").click(lambda *given: None, [field, *made.values()])
+        gr.Button("Generate").click(lambda *given: None, [field, denoising, strength, *made.values()])
     page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_api=False)
     yield f"http://127.0.0.1:{port}"
     page.close()
@@ -82,6 +85,9 @@ def page(server):
         tab.wait_for_selector(f"#{PREFIX}plan", state="attached")
         tab.add_style_tag(content=(ROOT / "style.css").read_text())
         tab.add_script_tag(content=HOST + (ROOT / "javascript/apt.js").read_text())
+        assert not tab.is_visible(f"#{PREFIX}overlap"), "what a newcomer need not see is folded away"
+        tab.click(f"#{PREFIX}more .label-wrap")
+        tab.wait_for_selector(f"#{PREFIX}overlap", state="visible")
         yield tab
         browser.close()
 
@@ -102,7 +108,7 @@ def test_every_control_is_on_the_page(page):
 def test_the_settings_page_alone_has_the_defaults():
     """The host skips a component with this mark when it saves what the page showed, and when it puts that back at the next start."""
     with gr.Blocks():
-        made = build(defaults() | {"overlap": 0.6}, lambda name: PREFIX + name)
+        made, _ = build(defaults() | {"overlap": 0.6}, lambda name: PREFIX + name)
     assert all(component.do_not_save_to_config for component in made.values())
     assert made["overlap"].value == 0.6
 
@@ -116,6 +122,18 @@ def test_a_preset_fills_the_rest_and_a_touch_makes_it_custom(page):
     page.keyboard.press("Tab")
     page.wait_for_function(f"document.querySelector('#{PREFIX}preset input:checked').value == 'Custom'")
     assert number(page, "overlap") == 0.3
+
+
+def test_the_strength_is_the_hosts_whichever_is_moved(page):
+    assert number(page, "strength") == 0.6
+    page.fill(f"#{PREFIX}strength input[type=number]", "0.3")
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelector('#txt2img_denoising_strength input[type=number]').value == '0.3'")
+    page.fill("#txt2img_denoising_strength input[type=number]", "0.5")
+    page.keyboard.press("Tab")
+    page.wait_for_function(f"document.querySelector('#{PREFIX}strength input[type=number]').value == '0.5'")
+    page.click(f"#{PREFIX}preset label:has-text('Fast')")
+    page.wait_for_function(f"document.querySelector('#{PREFIX}strength input[type=number]').value == '0.25'")
 
 
 def test_a_preset_fills_the_hosts_fields_and_the_page_has_no_error(page):
@@ -140,6 +158,7 @@ def test_the_panel_shows_the_plan_and_follows_the_sliders(page):
     text = page.inner_text(f"#{PREFIX}plan")
     assert "1024 x 1024" in text
     assert "260 UNet evaluations" in text
+    assert "About 2 minutes per picture on this machine, 3.1 GB of the GPU at most so far." in text
     assert "50 %" in text
     assert text.splitlines()[-1] == "A <Latent> upscaler"
     first = page.asked[0]

@@ -219,7 +219,7 @@ def test_the_page_has_every_control_in_the_order_of_the_arguments(host):
 
 
 def test_choosing_a_preset_fills_the_controls_that_it_sets(host):
-    made = host.accordion.build(defaults(), str)
+    made, _ = host.accordion.build(defaults(), str)
     event = made["preset"].events[0]
     updates = event["fn"]("Fast")
     filled = {name: update["value"] for name in made for output, update in zip(event["outputs"], updates, strict=True) if output is made[name] and update}
@@ -228,7 +228,7 @@ def test_choosing_a_preset_fills_the_controls_that_it_sets(host):
 
 
 def test_choosing_a_preset_tells_the_page_what_it_wants_of_the_hosts_fields(host):
-    made = host.accordion.build(defaults(), lambda name: f"script_img2img_apt_{name}")
+    made, _ = host.accordion.build(defaults(), lambda name: f"script_img2img_apt_{name}")
     (script,) = [event["_js"] for event in made["preset"].events if event.get("_js")]
     call = re.fullmatch(r"\(preset\) => aptFillHost\('script_img2img_apt_preset', (\{.*\})\[preset\]\)", script)
     assert call
