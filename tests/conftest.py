@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from apt_ext.demo.samplers import k_sampling
@@ -16,10 +16,13 @@ from tests.host.double import Host, loaded_host
 
 __all__ = ["k_sampling"]
 
-# In CI the same examples every time, so that a red run is red again; elsewhere new ones, which find more.
-settings.register_profile("here", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
+with suppress(ImportError):  # the tests in a browser and those of a running WebUI go without it
+    from hypothesis import settings
+
+    # In CI the same examples every time, so that a red run is red again; elsewhere new ones, which find more.
+    settings.register_profile("here", deadline=None)
+    settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+    settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,10 @@ import contextlib
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from apt_ext.demo.arguments import make_parser
 from tests.guide import GUIDE, tables
@@ -51,3 +54,19 @@ def test_the_readme_says_what_the_presets_evaluate():
             main(["plan", "1024x1024", "--model", "sdxl", "--preset", name, "--json"])
         plan = json.loads(out.getvalue())["window_evaluations"]
         assert (int(evaluations), int(share)) == (plan, round(100 * plan / 5600))
+
+
+def test_a_clone_is_as_large_as_the_readme_says_and_its_data_are_compact():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not in a git checkout")
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
+
+    def megabytes(*suffixes):
+        return sum(size for name, size in sizes.items() if name.endswith(suffixes)) / 1e6
+
+    (said,) = re.findall(r"fetches (\d+) MB, .*: (\d+) MB are weights .*, (\d+) MB pictures .*, (\d+) MB\s+recordings", README)
+    found = [megabytes(""), megabytes(".safetensors"), megabytes(".png", ".webp"), megabytes(".npz")]
+    assert found == pytest.approx([int(value) for value in said], abs=1)
+    assert len([name for name in sizes if name.endswith(".safetensors")]) == 1
+    assert megabytes(".json") < 0.2

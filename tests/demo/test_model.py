@@ -29,7 +29,7 @@ def test_weights_are_small_and_say_where_they_come_from():
         assert {"styles", "recipe"} <= set(file.metadata())
 
 
-def test_weights_from_before_the_straight_path_mean_what_they_meant(model, tmp_path):
+def test_weights_from_before_the_straight_path_mean_what_they_meant(tmp_path):
     """Without it colour goes through the layers alone: what is missing counts as zero, what is unknown is refused."""
     with safe_open(WEIGHTS, "pt") as file:
         facts = file.metadata()

@@ -68,7 +68,7 @@ def axes(host, monkeypatch):
 
     class AxisOption:
         def __init__(self, label, type, apply, **more):
-            self.label, self.apply, self.more = label, apply, more
+            self.label, self.type, self.apply, self.more = label, type, apply, more
 
     plot = SimpleNamespace(axis_options=[], AxisOption=AxisOption)
     data = SimpleNamespace(module=plot, script_class=type("Script", (), {"__module__": "xyz_grid.py"}))
@@ -102,6 +102,29 @@ def test_an_unknown_preset_on_an_axis_is_refused(host, axes):
     with pytest.raises(host.adapter("errors").APTError, match="preset 'Magic' does not exist; use one of Custom, Fast, Balanced, Quality, Published"):
         host.run(p)
     assert not host.model.calls
+
+
+@pytest.mark.parametrize(("word", "on"), [("True", True), ("on", True), ("False", False)])
+def test_the_switch_on_an_axis(host, axes, word, on):
+    p = host.text_job(not on)
+    axes["On"].apply(p, axes["On"].type(word), [word])
+    host.run(p)
+    assert ("APT method" in p.extra_generation_params) is on
+
+
+def test_an_upscaler_on_an_axis_goes_into_the_field_that_decides(host, axes, picture):
+    p = host.text_job(ON, hr_upscaler="Latent")
+    axes["Upscaler"].apply(p, "nearest", ["nearest"])
+    host.run(p)
+    assert p.hr_upscaler == "Nearest"
+    q = host.picture_job(ON, init_images=[picture])
+    axes["Upscaler"].apply(q, "bicubic", ["bicubic"])
+    host.run(q)
+    assert q.extra_generation_params["APT upscaler"] == "bicubic"
+    r = host.text_job(ON)
+    axes["Upscaler"].apply(r, "Magic", ["Magic"])
+    with pytest.raises(host.adapter("errors").APTError, match="upscaler 'Magic'"):
+        host.run(r)
 
 
 def test_an_ordinary_picture_beside_apt_s_does_not_inherit_its_infotext(host):

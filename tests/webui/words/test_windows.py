@@ -118,7 +118,7 @@ def test_a_batch_is_what_its_pictures_are_alone(host, job_of_kind, kind):
     ],
 )
 @pytest.mark.parametrize("kind", ["text", "picture"])
-def test_the_hosts_syntax_keeps_its_meaning(host, job_of_kind, told, monkeypatch, kind, prompt):
+def test_the_hosts_syntax_keeps_its_meaning(host, job_of_kind, monkeypatch, kind, prompt):
     monkeypatch.setitem(host.sd_hijack.EMBEDDINGS, "my style", 3)
     # Words move little but the colours of the double's pictures, and those are what re-anchoring puts back.
     coloured = ACC | {"reanchor": "off"}
@@ -186,7 +186,7 @@ def test_maps_show_what_the_target_shows_where_the_host_cuts(host, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", ["interrupt", "error", "memory"])
-def test_nothing_stays_of_a_first_pass_that_does_not_end(host, samplers, monkeypatch, stop):
+def test_nothing_stays_of_a_first_pass_that_does_not_end(host, samplers, stop):
     def on_call():
         if len(host.model.calls) == 2:
             if stop == "interrupt":
