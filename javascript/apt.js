@@ -149,9 +149,11 @@ function aptFillHost(presetId, values) {
                 continue;
             }
             try {
-                const answer = await fetch("./apt/plan", {method: "POST", headers: {"Content-Type": "application/json"}, body: key});
+                const pass = root.querySelector(".apt-key"); // that this page was served to somebody who may see it
+                const headers = {"Content-Type": "application/json", ...(pass ? {"X-APT-Key": pass.dataset.key} : {})};
+                const answer = await fetch("./apt/plan", {method: "POST", headers: headers, body: key});
                 const data = await answer.json();
-                if (shown[one.id] === key) target.innerHTML = panel(answer.ok ? data : {error: "The plan could not be made; see the console."});
+                if (shown[one.id] === key) target.innerHTML = panel(answer.ok || data.error ? data : {error: "The plan could not be made; see the console."});
                 if (data.error) askAgain(one.id, key);
             } catch (error) {
                 askAgain(one.id, key);

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apt_ext.options import PRESETS
+from apt_ext.webui.page.access import KEY
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
 from apt_ext.webui.page.request import preset_host_values, preset_values
 
@@ -57,7 +58,8 @@ def build(
         return made_row
 
     row("preset")
-    gr.HTML(elem_id=elem_id("plan"), elem_classes=["apt-plan"])  # the panel, which the page's script fills
+    # The panel, which the page's script fills.
+    gr.HTML(value=f'<div class="apt-key" data-key="{KEY}"></div>', elem_id=elem_id("plan"), elem_classes=["apt-plan"])
     row("method")
     words = row("word_threshold", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
