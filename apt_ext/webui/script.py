@@ -17,7 +17,7 @@ from apt_ext.webui.latents.upscalers import choices, host_name
 from apt_ext.webui.page.accordion import build, component, paste_functions
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
-from apt_ext.webui.page.request import Request, parse, preset_host_values, replaced
+from apt_ext.webui.page.request import Request, flag, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.state import job_of
 from apt_ext.webui.words.passes import draw_words, show_drawn
@@ -69,10 +69,10 @@ class APTScript(scripts.Script):
         on = overrides.pop("enabled", None)
         if isinstance(enabled, dict):
             enabled, args = enabled.get("enabled", True), ({k: v for k, v in enabled.items() if k != "enabled"},)
-        if asked is None and not (enabled if on is None else on):
-            job.detach(p)
-            return
         try:
+            if asked is None and not _is_on(enabled, on):
+                job.detach(p)
+                return
             request = asked or parse(args, default_values())
             job.attach(p, replaced(request, overrides))
         except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
@@ -125,6 +125,11 @@ class APTUpscaleScript(scripts.Script):
             refuse(p, error)
         p.__dict__[ASKED] = request
         return processing.process_images(p)
+
+
+def _is_on(enabled: Any, override: Any) -> bool:
+    """The accordion's own switch, or what the X/Y/Z plot wants of it."""
+    return enabled is not None and flag("enabled", enabled) if override is None else flag("[APT] On", override)
 
 
 def _preset_upscalers() -> dict[str, str]:
