@@ -162,4 +162,5 @@ def _set_size(p: Any, scale: float, request: Request) -> None:
         width, height = p.width, p.height
     else:
         width, height = p.init_images[0].size
-    p.width, p.height = (max(FACTOR, round(side * scale / FACTOR) * FACTOR) for side in (width, height))
+    # Halves up, as the page's script does it.
+    p.width, p.height = (max(FACTOR, int(side * scale / FACTOR + 0.5) * FACTOR) for side in (width, height))

@@ -35,7 +35,7 @@ def test_the_dropdown_entry_takes_its_arguments_as_the_accordion_does(host, args
 def test_the_dropdown_entry_sets_the_size_of_img2img(host, picture):
     p = host.picture_job(init_images=[picture.resize((72, 60))])
     (made,) = upscaled(host, p, {"scale": 2.5})
-    assert (p.width, p.height) == made.size == (176, 152)
+    assert (p.width, p.height) == made.size == (184, 152)
 
 
 def test_the_dropdown_entry_takes_only_a_mask_s_part_as_it_is(host, picture):
