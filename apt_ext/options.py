@@ -68,7 +68,7 @@ def _check_all(settings_of: Options | Schedule) -> None:
 
 
 def _check(name: str, value: Any, limits: Setting, kind: type) -> None:
-    shown, whole = name.replace("_", " "), kind is int
+    shown, whole = _shown(name, limits), kind is int
     if kind is bool:
         if not isinstance(value, bool):
             raise ValueError(f"{shown} {value!r} is neither true nor false")
@@ -76,11 +76,18 @@ def _check(name: str, value: Any, limits: Setting, kind: type) -> None:
         if value not in limits.choices:
             raise ValueError(f"{shown} {value!r} does not exist; use one of {', '.join(limits.choices)}")
     elif limits.least is not None and limits.most is not None:
-        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not number or not limits.least <= value <= limits.most:
-            raise ValueError(f"{shown} {value!r} is out of range; use a {'whole ' if whole else ''}number from {limits.least} to {limits.most}")
+        use = f"use a {'whole ' if whole else ''}number from {limits.least} to {limits.most}"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise ValueError(f"{shown} {value!r} is {'a text, no number' if isinstance(value, str) else 'no such number'}; {use}")
+        if not limits.least <= value <= limits.most:
+            raise ValueError(f"{shown} {value!r} is out of range; {use}")
     elif not isinstance(value, str) or not value.strip():
         raise _not_known(shown, value, limits)
+
+
+def _shown(name: str, limits: Setting) -> str:
+    """A setting as the page calls it and, where that is another name, as programs do."""
+    return limits.label if limits.label.lower() == name.replace("_", " ") else f"{limits.label} ({name})"
 
 
 def _not_known(shown: str, value: Any, limits: Setting) -> ValueError:
@@ -165,7 +172,7 @@ class Options:
         except ValueError:
             ratios = ()
         if not ratios or not all(math.isfinite(r) and r >= 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
-            raise _not_known("phases", self.phases, settings()["phases"])
+            raise _not_known(settings()["phases"].label, self.phases, settings()["phases"])
         return ratios
 
 

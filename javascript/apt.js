@@ -71,7 +71,9 @@ function aptFillHost(presetId, values) {
         const given = [image.naturalWidth, image.naturalHeight];
         const tab = gradioApp().querySelector("#img2img_tabs_resize button.selected");
         const by = scale || (tab && tab.textContent.includes("by") ? field("img2img_scale") : 0);
-        const target = by ? given.map((side) => Math.floor(side * by / 8) * 8) : [field("img2img_width"), field("img2img_height")];
+        // The Scripts entry rounds to the latent's grid; the host's "Resize by" does not, and what is left over falls off.
+        const enlarged = (side) => scale ? Math.max(8, Math.floor(side * scale / 8 + 0.5) * 8) : Math.max(8, Math.floor(side * by));
+        const target = by ? given.map(enlarged) : [field("img2img_width"), field("img2img_height")];
         const modes = Array.from(gradioApp().querySelectorAll("#resize_mode input"));
         return {
             img2img: true, given: given, target: target, resize_mode: Math.max(0, modes.findIndex((mode) => mode.checked)), steps: field("img2img_steps"),
@@ -161,9 +163,11 @@ function aptFillHost(presetId, values) {
                 continue;
             }
             try {
-                const answer = await fetch("./apt/plan", {method: "POST", headers: {"Content-Type": "application/json"}, body: key});
+                const pass = root.querySelector(".apt-key"); // that this page was served to somebody who may see it
+                const headers = {"Content-Type": "application/json", ...(pass ? {"X-APT-Key": pass.dataset.key} : {})};
+                const answer = await fetch("./apt/plan", {method: "POST", headers: headers, body: key});
                 const data = await answer.json();
-                if (shown[one.id] === key) target.innerHTML = panel(answer.ok ? data : {error: "The plan could not be made; see the console."});
+                if (shown[one.id] === key) target.innerHTML = panel(answer.ok || data.error ? data : {error: "The plan could not be made; see the console."});
                 if (data.error) askAgain(one.id, key);
             } catch (error) {
                 askAgain(one.id, key);

@@ -3,7 +3,7 @@
 from modules import script_callbacks
 
 from apt_ext.webui.page.axes import add_axes
-from apt_ext.webui.page.panel import add_route
+from apt_ext.webui.page.route import add_route
 from apt_ext.webui.page.settings import add_settings
 from apt_ext.webui.script import APTScript, APTUpscaleScript  # noqa: F401
 

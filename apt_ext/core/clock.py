@@ -63,7 +63,7 @@ def check_steps(sampler: str, steps: int) -> None:
     """
     least = LEAST_STEPS.get(sampler, 1)
     if steps < least:
-        raise ValueError(f"sampler {sampler!r} needs at least {least} steps in a phase, not {steps}; use more steps or a larger strength")
+        raise ValueError(f"sampler {sampler!r} needs at least {least} steps in a phase, not {steps}; use more steps or a higher denoising strength")
 
 
 def step_calls(sigmas: Sequence[float], calls: int) -> list[int]:

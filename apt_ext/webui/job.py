@@ -19,6 +19,7 @@ from apt_ext.core.types import size_of
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.hosts.detect import check_host
+from apt_ext.webui.hosts.extensions import HYPERTILE, check_borders, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sizes import FACTOR
@@ -37,6 +38,8 @@ __all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext",
 
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
 TAKEN_OVER = "APT did not run, for another extension has taken the sampling over (Tiled Diffusion, perhaps). Turn one of the two off."
+
+OTHER_TILES = "APT: another extension decodes and encodes in tiles of its own (Tiled VAE of Tiled Diffusion, perhaps), so APT's Tiled VAE stands back."
 
 
 def attach(p: Any, request: Request | Exception) -> None:
@@ -110,6 +113,7 @@ def _check(p: Any, request: Request) -> None:
     family_of(shared.sd_model)
     if p.tiling:
         raise ValueError("pictures that tile seamlessly cannot be made window by window; turn Tiling off")
+    check_borders(shared.sd_model)
     if Job(request).words and shared.opts.use_old_emphasis_implementation:
         raise ValueError("words per window cannot be told apart with the old emphasis implementation; turn that setting off, or set words per window to 0")
     _choose_upscaler(p, request)
@@ -143,6 +147,8 @@ def _prepare(p: Any, request: Request) -> None:
     _write_infotext(p, job)
     if request.save_phases and not p.save_samples():
         p.comment("APT: phases are saved where pictures are, and saving pictures is off (in the API: save_images), so none is kept.")
+    if request.tiled_vae and vae.tiled_by_another(shared.sd_model):
+        p.comment(OTHER_TILES)
     if not hires and start == target and _no_larger(p, target):
         p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
 
@@ -211,7 +217,9 @@ def install(p: Any) -> None:
 
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
-        with vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
+        with hypertile_aside(shared.sd_model) as hypertile, vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
+            if hypertile:
+                p.comment(HYPERTILE)
             _write_infotext(p, job)
             job.ran = True
             base, job.base = job.base, None

@@ -17,7 +17,7 @@ from apt_ext.webui.latents.upscalers import choices, host_name
 from apt_ext.webui.page.accordion import build, component, paste_functions, wire_strength
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
-from apt_ext.webui.page.request import Request, parse, preset_host_values, replaced
+from apt_ext.webui.page.request import Request, flag, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.state import job_of
 from apt_ext.webui.words.passes import draw_words, show_drawn
@@ -76,10 +76,10 @@ class APTScript(scripts.Script):
         on = overrides.pop("enabled", None)
         if isinstance(enabled, dict):
             enabled, args = enabled.get("enabled", True), ({k: v for k, v in enabled.items() if k != "enabled"},)
-        if asked is None and not (enabled if on is None else on):
-            job.detach(p)
-            return
         try:
+            if asked is None and not _is_on(enabled, on):
+                job.detach(p)
+                return
             request = asked or parse(args, default_values())
             job.attach(p, replaced(request, overrides))
         except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
@@ -150,6 +150,11 @@ def _wire(script: Any) -> None:
         wire_strength(script.strength, script.host_strength)
 
 
+def _is_on(enabled: Any, override: Any) -> bool:
+    """The accordion's own switch, or what the X/Y/Z plot wants of it."""
+    return enabled is not None and flag("enabled", enabled) if override is None else flag("[APT] On", override)
+
+
 def _preset_upscalers() -> dict[str, str]:
     """Preset -> what the host's field "Upscaler" has to say."""
     return {name: host_name(preset_host_values(name)["upscaler"]) for name in PRESETS}
@@ -180,4 +185,5 @@ def _set_size(p: Any, scale: float, request: Request) -> None:
         width, height = p.width, p.height
     else:
         width, height = p.init_images[0].size
-    p.width, p.height = (max(FACTOR, round(side * scale / FACTOR) * FACTOR) for side in (width, height))
+    # Halves up, as the page's script does it.
+    p.width, p.height = (max(FACTOR, int(side * scale / FACTOR + 0.5) * FACTOR) for side in (width, height))

@@ -96,7 +96,7 @@ GLOBALS = {
     "modules/scripts.py": "AlwaysVisible Script scripts_data",
     "modules/sd_models.py": "model_data",
     "modules/sd_samplers_common.py": "InterruptedException approximation_indexes",
-    "modules/shared.py": "OptionInfo device latent_upscale_default_mode latent_upscale_modes opts sd_model sd_upscalers state total_tqdm",
+    "modules/shared.py": "OptionInfo cmd_opts device latent_upscale_default_mode latent_upscale_modes opts sd_model sd_upscalers state total_tqdm",
     "modules/ui_components.py": "InputAccordion",
 }
 
@@ -136,6 +136,7 @@ OPTIONS = (
 
 # File -> names that only occur in it: of the checkpoint's own classes, and of what is put on objects from elsewhere.
 OCCURRING = {
+    "modules/cmd_args.py": "--api-auth",
     "modules/processing.py": "batch_index txt2img_upscale",
     "modules/prompt_parser.py": "ScheduledPromptConditioning cond end_at_step",
     "modules/scripts.py": "ScriptClassData script_class module",

@@ -246,7 +246,7 @@ BAD = [
     ("text", ON, {"denoising_strength": 0.0}, "leaves no step to run"),
     ("picture", ON, {"sampler_name": "dpm_fast"}, "'dpm_fast' chooses its own noise levels"),
     ("picture", ON, {"sampler_name": "ddim", "denoising_strength": 0.2}, "gets no step to run"),
-    ("picture", {"overlap": 2}, {}, "overlap 2 is out of range"),
+    ("picture", {"overlap": 2}, {}, r"Window overlap \(overlap\) 2 is out of range"),
 ]
 
 

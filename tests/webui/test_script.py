@@ -36,7 +36,7 @@ def test_the_dropdown_entry_takes_its_arguments_as_the_accordion_does(host, args
 def test_the_dropdown_entry_sets_the_size_of_img2img(host, picture):
     p = host.picture_job(init_images=[picture.resize((72, 60))])
     (made,) = upscaled(host, p, {"scale": 2.5})
-    assert (p.width, p.height) == made.size == (176, 152)
+    assert (p.width, p.height) == made.size == (184, 152)
 
 
 def test_the_dropdown_entry_takes_only_a_mask_s_part_as_it_is(host, picture):
@@ -94,6 +94,39 @@ def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before
         assert (p.hr_second_pass_steps, p.hr_upscaler) == (round(own.steps * own.strength), "Lanczos")
     else:
         assert p.steps == own.steps
+
+
+def test_every_setting_that_changes_the_picture_has_an_axis(host, axes):
+    wanted = {control.label: control for control in host.controls.CONTROLS if control.infotext}
+    assert set(axes) == {"On", "Preset"} | set(wanted)
+    for label, control in wanted.items():
+        axis = axes[label]
+        other = not control.default if isinstance(control.default, bool) else next((one for one in control.choices if one != control.default), 0.5)
+        value = axis.type(str(other))
+        assert value == other
+        listed = axis.more["choices"]
+        assert listed is None or str(other) in listed()
+        p = host.text_job(ON)
+        axis.apply(p, value, [value])
+        made = host.request.infotext(host.request.replaced(host.request.parse([]), host.axes.overrides_of(p)))
+        assert made[control.infotext] == other
+
+
+@pytest.mark.parametrize(("axis", "text", "words"), [("On", "maybe", "On 'maybe' is neither true nor false"), ("Tiled VAE", "2", "Tiled VAE '2' is neither")])
+def test_a_switch_on_an_axis_is_true_or_false(host, axes, axis, text, words):
+    assert [axes[axis].type(one) for one in ("True", "off", " Yes ", "0")] == [True, False, True, False]
+    p = host.text_job(ON)
+    axes[axis].apply(p, axes[axis].type(text), [text])
+    with pytest.raises(host.adapter("errors").APTError, match=words):
+        host.run(p)
+    assert not host.model.calls
+
+
+@pytest.mark.parametrize("args", [({"enabled": "True"},), ("False",), (1,), ([],)])
+def test_the_switch_itself_is_true_or_false(host, args):
+    with pytest.raises(host.adapter("errors").APTError, match=r"enabled .* is neither true nor false"):
+        host.run(host.text_job(*args))
+    assert not host.model.calls
 
 
 def test_an_unknown_preset_on_an_axis_is_refused(host, axes):

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Size
 from apt_ext.core.upscale import enlarge
+from apt_ext.webui.hosts.extensions import idle
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
 
-__all__ = ["decode", "encode", "enlarge_latent", "pictures_of", "tiled_vae", "to_picture", "upsampler"]
+__all__ = ["decode", "encode", "enlarge_latent", "pictures_of", "tiled_by_another", "tiled_vae", "to_picture", "upsampler"]
 
 TILE, HALO = 96, 16  # latent pixels; 768 px tiles fit where a native picture is sampled
 
@@ -43,18 +44,31 @@ def tiled_vae(model: Any, on: bool = True) -> Iterator[None]:
     """Within the block, this model's VAE works in tiles; afterwards it is what it was.
 
     Only the encoder and the decoder of this instance are changed, so the host's choice of VAE, its precision, its NaN check and TAESD stay
-    as they are. Where another extension already has its own forward there, it is left to that one.
+    as they are. Where another extension has its own forward there, it is left to that one.
     """
     sizes = {"encoder": (Fraction(1, FACTOR), TILE * FACTOR, HALO * FACTOR), "decoder": (Fraction(FACTOR), TILE, HALO)}
-    halves = {name: getattr(model.first_stage_model, name, None) for name in sizes} if on else {}
-    ours = [(half, *sizes[name]) for name, half in halves.items() if isinstance(half, nn.Module) and "forward" not in half.__dict__]
+    ours = [(half, *sizes[name], vars(half).get("forward")) for name, half in _halves(model).items() if idle(half)] if on else []
     try:
-        for half, factor, tile, halo in ours:
+        for half, factor, tile, halo, _ in ours:
             half.__dict__["forward"] = _tiled(half, factor, tile, halo)
         yield
     finally:
-        for half, *_ in ours:
-            half.__dict__.pop("forward", None)
+        for half, *_, before in ours:
+            if before is None:
+                half.__dict__.pop("forward", None)
+            else:
+                half.__dict__["forward"] = before
+
+
+def _halves(model: Any) -> dict[str, nn.Module]:
+    """The VAE's encoder and decoder, where it has them."""
+    found = {name: getattr(model.first_stage_model, name, None) for name in ("encoder", "decoder")}
+    return {name: half for name, half in found.items() if isinstance(half, nn.Module)}
+
+
+def tiled_by_another(model: Any) -> bool:
+    """Whether another extension has its own forward in this model's VAE."""
+    return not all(map(idle, _halves(model).values()))
 
 
 def decode(model: Any, latent: Tensor) -> list[Tensor]:

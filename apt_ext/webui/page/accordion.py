@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apt_ext.options import PRESETS, Schedule
+from apt_ext.webui.page.access import KEY
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
 from apt_ext.webui.page.request import preset_host_values, preset_values
 
@@ -59,7 +60,8 @@ def build(
     row("preset")
     gr.HTML(value=_sentences(), elem_classes=["apt-presets"])
     strength = strength_slider(elem_id("strength"))
-    gr.HTML(elem_id=elem_id("plan"), elem_classes=["apt-plan"])  # the panel, which the page's script fills
+    # The panel, which the page's script fills.
+    gr.HTML(value=f'<div class="apt-key" data-key="{KEY}"></div>', elem_id=elem_id("plan"), elem_classes=["apt-plan"])
     with gr.Accordion("Settings", open=False, elem_id=elem_id("more")):
         _settings(row, made, values)
     ordered = {control.name: made[control.name] for control in CONTROLS}

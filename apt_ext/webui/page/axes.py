@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from modules import processing, scripts
 
-from apt_ext.options import METHODS, PHASE_POLICIES, PRESETS
+from apt_ext.options import PRESETS
 from apt_ext.webui.latents.upscalers import choices, host_name
+from apt_ext.webui.page.controls import CONTROLS, Control
 from apt_ext.webui.page.request import preset_host_values
 
 __all__ = ["add_axes", "overrides_of"]
@@ -21,8 +23,9 @@ def overrides_of(p: Any) -> dict[str, Any]:
     return {name.removeprefix(PREFIX): value for name, value in p.__dict__.items() if name.startswith(PREFIX)}
 
 
-def _boolean(text: str) -> bool:
-    return str(text).lower() in ("true", "on", "yes", "1")
+def _switch(text: str) -> Any:
+    """True or False; another text stays one, and is refused with the job."""
+    return {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}.get(str(text).strip().lower(), text)
 
 
 def _apply_upscaler(p: Any, value: Any, values: Any) -> None:
@@ -53,27 +56,30 @@ def add_axes() -> None:
     if module is None or any(option.label.startswith("[APT]") for option in module.axis_options):
         return
 
-    def axis(label: str, kind: Any, name: str, **more: Any) -> Any:
-        def apply(p: Any, value: Any, values: Any) -> None:
-            setattr(p, PREFIX + name, value)
+    def axis(label: str, kind: Any, apply: Any, choices: Any = None) -> Any:
+        return module.AxisOption(f"[APT] {label}", kind, apply, choices=choices)
 
-        return module.AxisOption(f"[APT] {label}", kind, apply, **more)
+    switches = ["True", "False"]
+    of_controls = {"preset": _apply_preset, "upscaler": _apply_upscaler}
+    axes = [axis("On", _switch, _setter("enabled"), lambda: switches)]
+    for control in CONTROLS:
+        if not control.infotext and control.name != "preset":
+            continue  # it does not change the picture
+        kind, offered = _kind(control), list(PRESETS if control.name == "preset" else control.choices)
+        listed = choices if control.name == "upscaler" else (lambda offered=offered: offered) if offered else (lambda: switches) if kind is _switch else None
+        axes.append(axis(control.label, kind, of_controls.get(control.name) or _setter(control.name), listed))
+    module.axis_options.extend(axes)
 
-    module.axis_options.extend(
-        [
-            axis("On", _boolean, "enabled", choices=lambda: ["True", "False"]),
-            module.AxisOption("[APT] Preset", str, _apply_preset, choices=lambda: list(PRESETS)),
-            axis("Method", str, "method", choices=lambda: list(METHODS)),
-            axis("Phases", str, "phases", choices=lambda: list(PHASE_POLICIES)),
-            axis("Statistical matching", float, "matching"),
-            axis("Schedule strength", float, "gamma"),
-            axis("Window overlap", float, "overlap"),
-            axis("Words per window", float, "word_threshold"),
-            module.AxisOption("[APT] Upscaler", str, _apply_upscaler, choices=choices),
-            axis("Skip residual", _boolean, "skip_residual", choices=lambda: ["True", "False"]),
-            axis("Hold the picture", float, "hold"),
-            axis("Hold until", float, "hold_until"),
-            axis("Hold width", float, "hold_width"),
-            axis("Colour fix", float, "colour_fix"),
-        ]
-    )
+
+def _kind(control: Control) -> Any:
+    """How the plot reads a value; it knows ranges of numbers."""
+    if control.choices:
+        return str
+    return _switch if isinstance(control.default, bool) else type(control.default)
+
+
+def _setter(name: str) -> Callable[[Any, Any, Any], None]:
+    def apply(p: Any, value: Any, values: Any) -> None:
+        setattr(p, PREFIX + name, value)
+
+    return apply

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,20 +12,21 @@ from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.latents.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
 from apt_ext.webui.model import family_of
+from apt_ext.webui.page.asked import read
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.run.layout import Layout, lay_out
 from apt_ext.webui.run.pace import last_pace
 from apt_ext.webui.run.samplers import chooses_levels
 
-__all__ = ["add_route", "describe", "plan"]
+__all__ = ["describe", "plan"]
 
 LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising strength of about 0.5; Lanczos keeps the picture."
 COLOUR_NOTE = "The colour fix keeps shapes too: at this denoising strength the old ones show through the new; use 4 or more, or 0."
 LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
 SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
 
-MOST_PIXELS, MOST_STEPS = 32768, 1000
+MOST_DRAWN = 4096  # windows: more of them would be a grey square
 COLOURS_ONLY = 2.0  # std in pixels of the smaller picture, from which the colour fix leaves shapes alone
 KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
 
@@ -47,7 +47,8 @@ def describe(layout: Layout, model: Any) -> dict[str, Any]:
     ]
     last = plan.setups[-1]
     end = last.phase.size
-    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in last.windows(0)]
+    shown = last.windows(0) if last.window_count(0) <= MOST_DRAWN else []
+    drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in shown]
     area = end.rows * end.columns / (min(end.rows, facts.window.rows) * min(end.columns, facts.window.columns))
     pace = last_pace(family_of(model), facts.window.rows)
     return {
@@ -61,69 +62,44 @@ def describe(layout: Layout, model: Any) -> dict[str, Any]:
     }
 
 
-def plan(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The panel's content for what the page shows now.
-
-    Args:
-        asked: "img2img" (bool), "first" and "target" [width, height], "cut" where the target may have another aspect, for img2img "given" and
-            "resize_mode", "steps", "hires_steps", "denoising", "sampler", "scheduler", "upscaler" of the host's field in a hires pass, and
-            "settings": the controls by name.
+def plan(raw: Any) -> dict[str, Any]:
+    """The panel's content for what the page shows now, from the fields of `asked.Asked`.
 
     Raises:
         ValueError: in one sentence, where the job would be refused.
     """
+    asked = read(raw)
     model = sd_models.model_data.sd_model
     if model is None:
         raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
-    _check_extent(asked)
-    request = parse([dict(asked["settings"])], default_values())
-    img2img = bool(asked["img2img"])
-    name, steps = str(asked["sampler"]), int(asked["steps"])
-    strength = float(asked["denoising"])
-    own = request.options.upscaler
-    if img2img:
-        upscaler = LATENT if int(asked["resize_mode"]) == 3 else resolved(own)
-        start, target = picture_sizes(tuple(asked["given"]), tuple(asked["target"]), int(asked["resize_mode"]), native_side(model))
+    request = parse([asked.settings], default_values())
+    own, given, target = request.options.upscaler, asked.given, asked.target
+    if asked.img2img:
+        upscaler = LATENT if asked.resize_mode == 3 else resolved(own)
+        start, end = picture_sizes(given, target, asked.resize_mode, native_side(model))
     else:
-        upscaler = hires_upscaler(SimpleNamespace(hr_upscaler=asked.get("upscaler")), own)
-        first, wanted = ((int(asked[name][0]), int(asked[name][1])) for name in ("first", "target"))
-        start, target = hires_sizes(first, *(hires_enlarged(first, wanted) if asked.get("cut") else (wanted, (0, 0))))
+        upscaler = hires_upscaler(SimpleNamespace(hr_upscaler=asked.upscaler), own)
+        start, end = hires_sizes(asked.first, *(hires_enlarged(asked.first, target) if asked.cut else (target, (0, 0))))
     p = SimpleNamespace(
-        denoising_strength=strength,
-        steps=steps,
-        is_hr_pass=not img2img,
-        scheduler=asked["scheduler"],
-        hr_scheduler=asked["scheduler"],
+        denoising_strength=asked.denoising,
+        steps=asked.steps,
+        is_hr_pass=not asked.img2img,
+        scheduler=asked.scheduler,
+        hr_scheduler=asked.scheduler,
         sampler_noise_scheduler_override=None,
         extra_generation_params={},
     )
-    sampler = sd_samplers.create_sampler(name, model)
-    layout = lay_out(p, sampler, request.options, start, target, None if img2img else int(asked["hires_steps"]) or steps)
-    smaller = img2img and start == target and target[1] * FACTOR <= asked["given"][0] and target[0] * FACTOR <= asked["given"][1]
-    shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and strength > KEEPS_SHAPES
+    sampler = _sampler(asked.sampler, model)
+    layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps)
+    smaller = asked.img2img and start == end and end[1] * FACTOR <= given[0] and end[0] * FACTOR <= given[1]
+    shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and asked.denoising > KEEPS_SHAPES
     said = {LATENT_NOTE: upscaler == LATENT, COLOUR_NOTE: shapes_kept, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}
     notes = [note for note, holds in said.items() if holds]
-    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": strength, "notes": notes, **describe(layout, model)}
+    return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": asked.denoising, "notes": notes, **describe(layout, model)}
 
 
-def _check_extent(asked: Mapping[str, Any]) -> None:
-    """Keep a plan from taking the server's time and memory."""
-    for side in (side for name in ("first", "target", "given") for side in asked.get(name, ())):
-        if not 0 < side <= MOST_PIXELS:
-            raise ValueError(f"a side of {side} pixels cannot be planned; use 1 to {MOST_PIXELS}")
-    for steps in (asked["steps"], asked["hires_steps"]):
-        if not 0 <= steps <= MOST_STEPS:
-            raise ValueError(f"{steps} steps cannot be planned; use up to {MOST_STEPS}")
-
-
-def add_route(_: Any, app: Any) -> None:
-    """Serve the panel at /apt/plan."""
-    from fastapi import Body
-
-    def answer(asked: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
-        try:
-            return plan(asked)
-        except (ValueError, KeyError, TypeError, ArithmeticError) as error:
-            return {"error": str(error)}
-
-    app.add_api_route("/apt/plan", answer, methods=["POST"])
+def _sampler(name: str, model: Any) -> Any:
+    try:
+        return sd_samplers.create_sampler(name, model)
+    except Exception as error:  # the host says so by an assertion, or by an exception of no kind of its own
+        raise ValueError(f"sampler {name!r} cannot be used with this checkpoint, or does not exist") from error

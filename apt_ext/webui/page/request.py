@@ -11,7 +11,7 @@ from apt_ext.core.noise_levels import shortcut_start
 from apt_ext.options import PRESETS, Options, preset_named, settings
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults, infotext_key
 
-__all__ = ["Request", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
+__all__ = ["Request", "flag", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
 
 SWITCHES = ("tiled_vae", "save_phases", "draw_words")
 NOT_IN_PRESETS = "window_batch"  # it is the machine's
@@ -58,9 +58,14 @@ def preset_host_values(name: str) -> dict[str, Any]:
     return {"steps": own.steps, "hires_steps": hires, "denoising": own.strength, "upscaler": preset.options.upscaler}
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(label: str, value: Any) -> bool:
+    """A switch's value.
+
+    Raises:
+        ValueError: for anything but true and false: the text "False" would count as true.
+    """
     if not isinstance(value, bool):
-        raise ValueError(f"{name.replace('_', ' ')} {value!r} is neither true nor false")
+        raise ValueError(f"{label} {value!r} is neither true nor false")
     return value
 
 
@@ -87,7 +92,7 @@ def parse(args: Sequence[Any], base: Mapping[str, Any] | None = None) -> Request
         values |= {control.name: value for control, value in zip(CONTROLS, args, strict=False) if value is not None}
         values |= preset_values(values["preset"])
     options = Options(**{name: _whole(name, values[name]) for name in settings()})
-    return Request(options, **{name: _flag(name, values[name]) for name in SWITCHES})
+    return Request(options, **{control.name: flag(control.label, values[control.name]) for control in CONTROLS if control.name in SWITCHES})
 
 
 def _known(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def infotext(request: Request, upscaler: bool = True) -> dict[str, Any]:
 
 
 def replaced(request: Request, fields: Mapping[str, Any]) -> Request:
-    """A request with some fields of its options replaced, as the XYZ plot does. Under "preset" a preset's fields are, before the others.
+    """A request with some of its values replaced, as the X/Y/Z plot does. Under "preset" a preset's fields are, before the others.
 
     Raises:
         ValueError: for a preset that does not exist or a value that cannot be used.
@@ -113,4 +118,6 @@ def replaced(request: Request, fields: Mapping[str, Any]) -> Request:
     given = dict(fields)
     if preset := given.pop("preset", None):
         given = preset_values(preset) | given
-    return dataclasses.replace(request, options=dataclasses.replace(request.options, **{name: _whole(name, value) for name, value in given.items()}))
+    switches = {control.name: flag(control.label, given.pop(control.name)) for control in CONTROLS if control.name in SWITCHES and control.name in given}
+    options = dataclasses.replace(request.options, **{name: _whole(name, value) for name, value in given.items()})
+    return dataclasses.replace(request, options=options, **switches)

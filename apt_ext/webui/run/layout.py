@@ -18,6 +18,7 @@ from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_o
 
 __all__ = ["Layout", "lay_out"]
 
+MOST_STEPS = 100_000  # of a whole schedule, which a hires pass makes as long as its steps divided by the denoising strength
 JITTER_SEED = 0  # the same windows for every picture, or a picture in a batch would differ from the same one alone
 
 
@@ -62,6 +63,8 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     total, last = sd_samplers_common.setup_img2img_steps(p, steps)
     if total < 1:
         raise ValueError(f"denoising strength {p.denoising_strength} leaves no step to run; use one above 0")
+    if total > MOST_STEPS:
+        raise ValueError(f"denoising strength {p.denoising_strength} spreads the steps over a schedule of {total}; use a higher one")
     own = getattr(sampler, coordinates.getter)(p, total)
     sigmas = coordinates.levels(own, total, last)
     calls = model_calls(sampler.config.name, sampler.funcname, sigmas.tolist())

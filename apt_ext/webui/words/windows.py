@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from modules import devices, prompt_parser, shared
+from modules import devices, prompt_parser, sd_samplers_common, shared
 from torch import Tensor
 
 from apt_ext.core.conditioning import Condition, ViewBatch, own_rows
@@ -175,7 +175,14 @@ class Encodings:
             self._made[text] = (sequence.to(devices.cpu), vector.to(devices.cpu))
 
     def of(self, text: str, cond: Any) -> tuple[Tensor, Tensor]:
-        """The conditioning of one text."""
+        """The conditioning of one text.
+
+        Raises:
+            InterruptedException: where the user has stopped the job, so that the sampler gives its best so far. In the middle of a phase this happens
+                while the refiner's prompts are encoded.
+        """
         if self._for is not cond or text not in self._made:
             self.encode([text], cond)
+        if text not in self._made:
+            raise sd_samplers_common.InterruptedException
         return self._made[text]

@@ -118,6 +118,24 @@ def test_another_extension_s_forward_is_left_to_it(host, model):
     assert changed(model) == ["decoder"]
 
 
+def test_what_another_extension_has_put_back_is_idle_and_stays_as_it_was(host, model):
+    """Tiled Diffusion's Tiled VAE keeps the forward of both halves on the instance once it has been used."""
+    stage = model.first_stage_model
+    for half in (stage.encoder, stage.decoder):
+        half.original_forward = half.forward
+        half.forward = half.original_forward
+    left = {name: vars(getattr(stage, name))["forward"] for name in ("encoder", "decoder")}
+    assert not host.vae.tiled_by_another(model)
+    z = latent(40, 32)
+    whole = model.decode_first_stage(z)
+    stage.decoder.shapes.clear()
+    with host.vae.tiled_vae(model):
+        model.decode_first_stage(z)
+    assert len(stage.decoder.shapes) > 1
+    assert {name: vars(getattr(stage, name))["forward"] for name in left} == left
+    assert torch.equal(model.decode_first_stage(z), whole)
+
+
 def test_a_vae_without_these_halves_is_left_alone(host, model):
     host.model.first_stage_model = nn.Identity()
     with host.vae.tiled_vae(model):

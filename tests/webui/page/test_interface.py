@@ -183,3 +183,23 @@ def test_without_hires_fix_the_panel_says_so(page):
     page.uncheck("#txt2img_hr-checkbox input")
     page.wait_for_selector(f"#{PREFIX}plan .apt-error")
     assert "Hires. fix is off" in page.inner_text(f"#{PREFIX}plan")
+
+
+@pytest.mark.parametrize(("given", "scale", "target"), [((72, 60), "2.5", [184, 152]), ((64, 64), "2", [128, 128]), ((3, 5), "1", [8, 8])])
+def test_the_dropdown_entry_of_img2img_shows_the_size_that_its_job_makes(page, given, scale, target):
+    """`script.py` rounds in the same way; `test_script.py` has the same numbers."""
+    page.evaluate(
+        """([width, height, scale]) => {
+            const canvas = Object.assign(document.createElement("canvas"), {width, height});
+            const made = document.createElement("div");
+            made.innerHTML = `<div id="mode_img2img"><div style="display: block;"><img src="${canvas.toDataURL()}"></div></div>
+                <div id="script_img2img_apt_upscale_scale"><input type="number" value="${scale}"></div><div id="script_img2img_apt_upscale_plan"> </div>`;
+            document.body.append(made);
+        }""",
+        [*given, scale],
+    )
+    page.wait_for_timeout(500)
+    page.click("#txt2img_hr-checkbox input")
+    page.wait_for_timeout(1000)
+    asked = [one for one in page.asked if one["img2img"]][-1]
+    assert (asked["given"], asked["target"]) == (list(given), target)

@@ -124,21 +124,21 @@ def test_phases_are_policies_or_ratios(phases):
         ([{"preset": None}], "preset None does not exist"),
         ([{"preset": ["Fast"]}], r"preset \['Fast'\] does not exist"),
         (["Best"], "preset 'Best' does not exist"),
-        ([{"method": "magic"}], "method 'magic' does not exist"),
-        ([CUSTOM, "magic"], "method 'magic' does not exist"),
-        ([{"gamma": 30}], "gamma 30 is out of range"),
-        ([{"gamma": "very"}], "gamma 'very' is out of range"),
-        ([{"gamma": None}], "gamma None is out of range"),
-        ([{"overlap": float("nan")}], "overlap nan is out of range"),
-        ([{"overlap": True}], "overlap True is out of range"),
-        ([{"overlap": [0.5]}], r"overlap \[0.5\] is out of range"),
-        ([{"window_batch": 2.5}], "window batch 2.5 is out of range"),
-        ([{"window_batch": "4"}], "window batch '4' is out of range"),
-        ([{"phases": "3,2"}], "phases '3,2' cannot be used; use one of progressive, double, direct, or a rising list"),
-        ([{"phases": None}], "phases None cannot be used"),
-        ([{"tiled_vae": "False"}], "tiled vae 'False' is neither true nor false"),
-        ([{"save_phases": 1}], "save phases 1 is neither true nor false"),
-        ([{"upscaler": " "}], "upscaler ' ' cannot be used; use one of lanczos, bicubic, latent, or an upscaler's name"),
+        ([{"method": "magic"}], "Method 'magic' does not exist"),
+        ([CUSTOM, "magic"], "Method 'magic' does not exist"),
+        ([{"gamma": 30}], r"Schedule strength \(gamma\) 30 is out of range"),
+        ([{"gamma": "very"}], r"Schedule strength \(gamma\) 'very' is a text, no number"),
+        ([{"gamma": None}], r"Schedule strength \(gamma\) None is no such number"),
+        ([{"overlap": float("nan")}], r"Window overlap \(overlap\) nan is out of range"),
+        ([{"overlap": True}], r"Window overlap \(overlap\) True is no such number"),
+        ([{"overlap": [0.5]}], r"Window overlap \(overlap\) \[0.5\] is no such number"),
+        ([{"window_batch": 2.5}], "Window batch 2.5 is no such number; use a whole number from 1 to 1024"),
+        ([{"window_batch": "4"}], "Window batch '4' is a text, no number; use a whole number"),
+        ([{"phases": "3,2"}], "Phases '3,2' cannot be used; use one of progressive, double, direct, or a rising list"),
+        ([{"phases": None}], "Phases None cannot be used"),
+        ([{"tiled_vae": "False"}], "Tiled VAE 'False' is neither true nor false"),
+        ([{"save_phases": 1}], "Save intermediate phases 1 is neither true nor false"),
+        ([{"upscaler": " "}], "Upscaler ' ' cannot be used; use one of lanczos, bicubic, latent, or an upscaler's name"),
     ],
 )
 def test_bad_values_are_one_sentence(args, words):
@@ -164,7 +164,7 @@ def test_whatever_is_named_makes_a_request_or_a_sentence(named):
 def test_fields_are_replaced_and_checked():
     request = parse([{"save_phases": True}])
     assert replaced(request, {"matching": 0.5, "window_batch": 2.0}) == Request(Options(matching=0.5, window_batch=2), save_phases=True)
-    with pytest.raises(ValueError, match="method 'magic'"):
+    with pytest.raises(ValueError, match="Method 'magic'"):
         replaced(request, {"method": "magic"})
 
 

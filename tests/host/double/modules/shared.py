@@ -9,6 +9,7 @@ from modules.shared_total_tqdm import TotalTQDM
 
 __all__ = ["OptionInfo", "Options", "State", "TotalTQDM"]
 
+cmd_opts = SimpleNamespace(api_auth=None)
 device = torch.device("cpu")
 sd_model = None
 latent_upscale_default_mode = "Latent"

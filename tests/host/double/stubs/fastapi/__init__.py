@@ -2,7 +2,3 @@ class HTTPException(Exception):
     def __init__(self, status_code, detail=None):
         super().__init__(detail)
         self.status_code, self.detail = status_code, detail
-
-
-def Body(default=None):
-    return default
