@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.host import contract as contract
+from tests.host.sources import arguments, definitions, parameters
 
 HOUSE = Path(__file__).parents[2]
 ADAPTER = sorted([*(HOUSE / "apt_ext" / "webui").rglob("*.py"), *(HOUSE / "scripts").rglob("*.py")])
@@ -27,11 +28,6 @@ needs_host = pytest.mark.skipif(not ROOT, reason="set WEBUI_ROOT to a checkout o
 
 def module_of(file):
     return importlib.import_module(file.removesuffix(".py").replace("/", "."))
-
-
-def parameters(function):
-    marks: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    return [marks.get(one.kind, "") + one.name for one in inspect.signature(function).parameters.values()]
 
 
 @pytest.mark.usefixtures("host")
@@ -68,26 +64,6 @@ def tree(file):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return ast.parse((Path(str(ROOT)) / file).read_text(encoding="utf8"))
-
-
-def definitions(body):
-    found = {}
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.setdefault(node.name, node)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {(alias.asname or alias.name): node for alias in node.names}
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                found |= {name.id: node for name in ast.walk(target) if isinstance(name, ast.Name)}
-    return found
-
-
-def arguments(function):
-    args = function.args
-    starred = [(args.vararg, "*"), (args.kwarg, "**")]
-    marked = {mark: [mark + arg.arg] if arg else [] for arg, mark in starred}
-    return [arg.arg for arg in args.posonlyargs + args.args] + marked["*"] + [arg.arg for arg in args.kwonlyargs] + marked["**"]
 
 
 def check_signature(file, name, names):

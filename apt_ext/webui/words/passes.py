@@ -13,6 +13,7 @@ from torch import Tensor
 from apt_ext.core.types import ModelFacts, Size, size_of
 from apt_ext.core.windows import Window
 from apt_ext.webui.hosts.a1111 import fused_inside
+from apt_ext.webui.hosts.controlnet import without_control
 from apt_ext.webui.latents.resizing import resized_conditioning
 from apt_ext.webui.latents.saving import infotext_of, save_beside
 from apt_ext.webui.latents.sizes import FACTOR
@@ -72,7 +73,8 @@ def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond
     crop = Crop(0, 0, size, size)
     if seen is None:
         dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
-        maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
+        with without_control(p):  # its hints have the size of the picture
+            maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
         seen = seen_words(maps)
     elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):
         whole = Size(p.height // FACTOR, p.width // FACTOR)

@@ -36,16 +36,19 @@ def prompts(host):
     return made
 
 
-def test_sequence_and_pooled_prompt_are_the_windows_own_and_the_rest_stays(host, prompts, encoded):
+@pytest.mark.parametrize("marks", [0, 1], ids=["", "ControlNet's mark in front"])
+def test_sequence_and_pooled_prompt_are_the_windows_own_and_the_rest_stays(host, prompts, encoded, marks):
     pooled = host.adapter("model").POOLED
-    cond = {"crossattn": torch.randn(2, 3, 4), "vector": torch.randn(2, pooled + 6)}
+    cond = {"crossattn": torch.randn(2, 77 + marks, 4), "vector": torch.randn(2, pooled + 6)}
     windows = (host.windows.Window(0, 0, 8, 8), host.windows.Window(0, 8, 8, 8))
     batch = ViewBatch(Size(8, 16), 2, windows=windows)
     told = prompts.condition(condition_views)({"cond": cond}, batch)["cond"]
     plain = condition_views({"cond": cond}, batch)["cond"]
     for row, text in ((0, "a"), (1, "b")):
         sequence = encoded[text]["crossattn"][0]
-        assert torch.equal(told["crossattn"][row], torch.cat([sequence, sequence[-1:]]))  # as long as the whole prompt's
+        assert torch.equal(
+            told["crossattn"][row], torch.cat([plain["crossattn"][row, :marks], sequence, sequence[-1:].expand(75, 4)])
+        )  # as long as the whole prompt's
         assert torch.equal(told["vector"][row, :pooled], encoded[text]["vector"][0, :pooled])
     for name in ("crossattn", "vector"):
         assert torch.equal(told[name][2:], plain[name][2:]), "the rows of the negative prompt"
