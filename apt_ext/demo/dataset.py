@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -16,7 +17,21 @@ from tqdm import tqdm
 from apt_ext.demo.photos import load_more_photos, load_photos, training_half
 from apt_ext.demo.world import STYLES, make_scene, render
 
-__all__ = ["FIRST_SEED", "STYLE_NAMES", "VIEW", "ZOOMS", "Pool", "draw", "make_pool", "photo_pyramids", "recolour", "training_photos"]
+__all__ = [
+    "FIRST_SEED",
+    "STYLE_NAMES",
+    "VIEW",
+    "ZOOMS",
+    "Pool",
+    "draw",
+    "draw_large",
+    "make_pool",
+    "photo_pyramids",
+    "pieces",
+    "recolour",
+    "soften",
+    "training_photos",
+]
 
 VIEW = 64  # pixels of a native picture
 ZOOMS = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -90,6 +105,53 @@ def draw(pool: Pool, n: int, photo_share: float, rng: np.random.Generator) -> tu
         views[k] = view if photo else np.rot90(view, int(rng.integers(4)))
         styles[k] = style
     return torch.from_numpy(views).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(styles)
+
+
+def draw_large(pool: Pool, n: int, side: int, photo_share: float, patched: float, rng: np.random.Generator) -> Tensor:
+    """n random views of `side` pixels, a multiple of 64: (n, 3, side, side) RGB in -1..1.
+
+    Args:
+        patched: share of them that are patchworks of native views, in which nothing is like its neighbours.
+
+    Raises:
+        ValueError: where the pool has no picture as large as that.
+    """
+    cells = side // VIEW
+    levels = [[p for level in zooms for p in level if min(p.shape[:2]) >= side] for zooms in pool]
+    scenes = [style for style, pictures in enumerate(levels[: len(STYLES)]) if pictures]
+    if not scenes:
+        raise ValueError(f"no scene is rendered at {side} pixels; the largest zoom gives {round(CANVAS_EXTENT * VIEW * ZOOMS[-1])}")
+    views = []
+    for _ in range(n):
+        if rng.random() < patched:
+            x, _ = draw(pool, cells * cells, photo_share, rng)
+            views.append(x.reshape(cells, cells, 3, VIEW, VIEW).permute(2, 0, 3, 1, 4).reshape(3, side, side))
+            continue
+        photo = bool(levels[-1]) and rng.random() < photo_share
+        pictures = levels[-1 if photo else scenes[int(rng.integers(len(scenes)))]]
+        picture = pictures[int(rng.integers(len(pictures)))]
+        y, x0 = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
+        view = np.rot90(picture[y : y + side, x0 : x0 + side], 0 if photo else int(rng.integers(4)))
+        view = view[:, ::-1] if rng.random() < 0.5 else view
+        views.append(torch.from_numpy(view.copy()).permute(2, 0, 1).float() / 127.5 - 1)
+    return torch.stack(views)
+
+
+def pieces(x: Tensor, side: int) -> Tensor:
+    """(n, c, h, w) -> (n * h / side * w / side, c, side, side), row by row, picture by picture."""
+    n, c, h, w = x.shape
+    cells = x.reshape(n, c, h // side, side, w // side, side)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(-1, c, side, side)
+
+
+def soften(x: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """About `share` of the views (n, 3, h, w) as enlargements by 1.5 to 4 show them, which is what a phase of an enlargement begins with."""
+    x = x.clone()
+    for k in range(len(x)):
+        if rng.random() < share:
+            small = F.interpolate(x[k : k + 1], scale_factor=1 / float(rng.uniform(1.5, 4)), mode="bicubic", antialias=True)
+            x[k] = F.interpolate(small, size=x.shape[-2:], mode="bicubic")[0].clamp(-1, 1)
+    return x
 
 
 def recolour(x: Tensor, share: float, rng: np.random.Generator) -> Tensor:

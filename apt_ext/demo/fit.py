@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from apt_ext.demo.muon import Muon, is_hidden
 __all__ = ["PARTS", "Plan", "autocast", "compact", "expand", "fit", "plateau", "save_whole"]
 
 PARTS = 2  # of a batch, computed side by side on a CPU: two threads with half a batch each outrun one batch on two threads
+CORES = torch.get_num_threads()  # as many as there are, or as OMP_NUM_THREADS says
 WARM_UP, DESCENT = 100, 0.4  # steps, and share of the run
 LOWEST = 0.02  # share of the peak rate at the end
 MATRIX_RATE, OTHER_RATE = 0.02, 1.5e-3  # peaks, Muon's and AdamW's
@@ -94,9 +94,9 @@ def _threads(device: torch.device) -> ThreadPoolExecutor:
     """One thread for each part of a batch, with its share of the processor's cores."""
     if device.type != "cpu":
         return ThreadPoolExecutor(1)
-    share = max(1, (os.cpu_count() or 1) // PARTS)
+    share = max(1, CORES // PARTS)
     torch.set_num_threads(share)
-    return ThreadPoolExecutor(PARTS, initializer=torch.set_num_threads, initargs=(share,))
+    return ThreadPoolExecutor(min(PARTS, CORES), initializer=torch.set_num_threads, initargs=(share,))
 
 
 def fit(model: Module, loss_of: Callable[[int, int], Tensor], plan: Plan, checkpoint: Path, device: torch.device, export: Callable[[Module], None]) -> Module:

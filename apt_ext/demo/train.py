@@ -9,6 +9,7 @@ checkpoint as if it had not been. With --minutes the clock ends a run, and begin
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,12 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
+from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder, Encoder
 from apt_ext.demo.blocks import Module
-from apt_ext.demo.dataset import STYLE_NAMES, VIEW, draw, make_pool, recolour, training_photos
+from apt_ext.demo.dataset import STYLE_NAMES, VIEW, draw, draw_large, make_pool, pieces, recolour, soften, training_photos
 from apt_ext.demo.fit import PARTS, Plan, autocast, compact, fit, save_whole
 from apt_ext.demo.model import alphas_cumprod, load_model
 from apt_ext.demo.unet import UNet
+
+LARGE_SIDES = (128, 192, 256)  # pixels
+LARGEST_ENLARGED = 32  # latent pixels
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Recipe:
     photo_share: float = 0.25
     autoencoder_photo_share: float = 0.4
     recoloured: float = 0.25
+    large: float = 0.6  # share of the autoencoder's batches that are of larger views, so that it knows their statistics
+    softened: float = 0.25
+    patched: float = 0.2
+    anchor: float = 0.3  # to the latents of the weights that it starts from, if it does
     latent_noise: float = 0.1  # on the latents, of about unit variance, while the autoencoder trains
     autoencoder_steps: int = 1200
     autoencoder_batch: int = 32
@@ -50,29 +58,45 @@ class Recipe:
     style_dropout: float = 0.15
 
 
-def autoencoder_loss(model: Autoencoder, x: Tensor, latent_noise: float, rng: np.random.Generator, noise: torch.Generator) -> Tensor:
+def autoencoder_loss(
+    model: Autoencoder, x: Tensor, latent_noise: float, rng: np.random.Generator, noise: torch.Generator, teacher: Encoder | None = None, anchor: float = 0.0
+) -> Tensor:
     """Reconstruction, unit latents, and equivariance to resizing in both directions.
 
     Equivariance is what patch fusion needs of an autoencoder: an enlarged latent has to decode to the enlarged picture
     (as Stable Diffusion's does), or every phase starts from a checkerboard. It is asked of about a quarter of the pictures, which is enough.
     The noise on the latents keeps what the decoder needs well above the errors that a diffusion model makes.
+
+    Args:
+        x: (n, 3, side, side), the side a multiple of 64. Of larger views than 64 pixels there are too few to ask for unit latents.
+        teacher: an encoder whose latents are to stay, as far as this one can: those that it gives a view in pieces of 64 pixels, their
+            outermost two latents apart, which see the piece's end.
+        anchor: weight of the mean squared distance from them.
     """
     z = model.encoder(x)
-    mean, std = z.float().mean((0, 2, 3)), z.float().std((0, 2, 3))
-    unit = mean.square().mean() + (std - 1).square().mean()
     y = model.decoder(z + latent_noise * torch.randn(z.shape, generator=noise, device=z.device)).float()
     detail = F.l1_loss(y[..., 1:, :] - y[..., :-1, :], x[..., 1:, :] - x[..., :-1, :]) + F.l1_loss(y[..., 1:] - y[..., :-1], x[..., 1:] - x[..., :-1])
     colour = F.mse_loss(F.avg_pool2d(y, 8), F.avg_pool2d(x, 8))
-    reconstruction = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.3 * detail + colour
+    loss = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.3 * detail + colour
+    if teacher is not None and anchor:
+        with torch.no_grad():
+            wanted = teacher(pieces(x, VIEW)).float()
+        rim = 2 if x.shape[-1] > VIEW else 0
+        inner = slice(rim, wanted.shape[-1] - rim)
+        loss = loss + anchor * F.mse_loss(pieces(z.float(), VIEW // FACTOR)[..., inner, inner], wanted[..., inner, inner])
+    if x.shape[-1] == VIEW:
+        mean, std = z.float().mean((0, 2, 3)), z.float().std((0, 2, 3))
+        loss = loss + 0.02 * (mean.square().mean() + (std - 1).square().mean())
     x, z = x[: len(x) // 4 + 1], z[: len(x) // 4 + 1]
-    k = int(rng.choice((4, 6, 8, 10)))
+    size = min(z.shape[-1], LARGEST_ENLARGED)
+    k = round(size * float(rng.choice((0.25, 0.375, 0.5, 0.625))))
     i, j = (int(v) for v in rng.integers(0, z.shape[-1] - k + 1, 2))
     patch = x[..., FACTOR * i : FACTOR * (i + k), FACTOR * j : FACTOR * (j + k)]
-    enlarged = F.interpolate(z[..., i : i + k, j : j + k].float(), size=z.shape[-2:], mode="bicubic")
-    bigger = F.l1_loss(model.decoder(enlarged).float(), F.interpolate(patch, size=x.shape[-2:], mode="bicubic"))
+    enlarged = F.interpolate(z[..., i : i + k, j : j + k].float(), size=(size, size), mode="bicubic")
+    bigger = F.l1_loss(model.decoder(enlarged).float(), F.interpolate(patch, size=(FACTOR * size, FACTOR * size), mode="bicubic"))
     shrunk = model.encoder(F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True)).float()
     smaller = F.mse_loss(shrunk, F.interpolate(z.float(), scale_factor=0.5, mode="bicubic", antialias=True))
-    return reconstruction + 0.5 * bigger + 0.05 * smaller + 0.02 * unit
+    return loss + 0.5 * bigger + 0.05 * smaller
 
 
 def unet_loss(model: UNet, z: Tensor, style: Tensor, alphas: Tensor, dropout: float, noise: torch.Generator) -> Tensor:
@@ -115,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     begin = load_model(args.start) if args.start else None
     autoencoder, unet = (begin.autoencoder, begin.unet) if begin else (Autoencoder(), UNet(len(STYLE_NAMES)))
     autoencoder, unet = autoencoder.train().requires_grad_(True), unet.train().requires_grad_(True)
+    teacher = copy.deepcopy(autoencoder.encoder).to(device).eval().requires_grad_(False) if begin else None
     file = args.out / "latents.pt"
     photos = training_photos(args.photos) if recipe.photo_share and not file.exists() else []
     pool = [] if file.exists() else make_pool(recipe.seed, recipe.scenes, recipe.whole_scenes, photos, args.workers)
@@ -125,10 +150,15 @@ def main(argv: list[str] | None = None) -> None:
 
     def autoencoder_part(step: int, part: int) -> Tensor:
         rng, noise = generators(1, step, part)
-        x, _ = draw(pool, recipe.autoencoder_batch // PARTS, recipe.autoencoder_photo_share if recipe.photo_share else 0.0, rng)
-        x = recolour(x, recipe.recoloured, rng).to(device, memory_format=torch.channels_last)
+        share, size = recipe.autoencoder_photo_share if recipe.photo_share else 0.0, recipe.autoencoder_batch // PARTS
+        if rng.random() < recipe.large:
+            side = int(rng.choice(LARGE_SIDES))
+            x = draw_large(pool, max(1, round(size * VIEW**2 / side**2)), side, share, recipe.patched, rng)
+        else:
+            x, _ = draw(pool, size, share, rng)
+        x = soften(recolour(x, recipe.recoloured, rng), recipe.softened, rng).to(device, memory_format=torch.channels_last)
         with autocast(device):
-            return autoencoder_loss(autoencoder, x, recipe.latent_noise, rng, noise)
+            return autoencoder_loss(autoencoder, x, recipe.latent_noise, rng, noise, teacher, recipe.anchor)
 
     def nothing(_: Module) -> None:
         """Half a model is of no use to anyone."""

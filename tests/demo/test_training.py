@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from apt_ext.demo.dataset import STYLE_NAMES, VIEW, ZOOMS, draw, make_pool, photo_pyramids, recolour
+from apt_ext.demo.autoencoder import FACTOR, Autoencoder
+from apt_ext.demo.dataset import CANVAS_EXTENT, STYLE_NAMES, VIEW, ZOOMS, draw, draw_large, make_pool, photo_pyramids, pieces, recolour, soften
 from apt_ext.demo.fit import LOWEST, Plan, compact, expand, fit, plateau
 from apt_ext.demo.model import load_model
 from apt_ext.demo.photos import MORE_PHOTOS, held_out_half, load_more_photos, training_half
+from apt_ext.demo.train import autoencoder_loss
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +61,58 @@ def test_views_have_their_styles():
     assert torch.equal(white, styles == STYLE_NAMES.index("photo"))
     assert 16 < int(white.sum()) < 48
     assert {0, 1, 2, 3} <= set(styles.tolist())
+
+
+def test_large_views_are_of_the_pictures_that_are_large_enough():
+    grey = [np.full((300, 300, 3), 128, np.uint8)]
+    pool = make_pool(1, 1, 1, grey, 1)
+    for side in (2 * VIEW, 4 * VIEW):
+        x = draw_large(pool, 24, side, 0.5, 0.0, np.random.default_rng(side))
+        assert x.shape == (24, 3, side, side)
+        assert 4 < int((x.flatten(1).std(1) < 1e-3).sum()) < 20  # the grey photograph's
+    with pytest.raises(ValueError, match=f"no scene is rendered at 448 pixels; the largest zoom gives {round(CANVAS_EXTENT * VIEW * ZOOMS[-1])}"):
+        draw_large(pool, 1, 7 * VIEW, 0.5, 0.0, np.random.default_rng(1))
+
+
+def test_a_patchwork_is_made_of_native_views():
+    pool = [[[np.full((VIEW, VIEW, 3), 40 * style, np.uint8)] for _ in ZOOMS] for style in range(len(STYLE_NAMES))]
+    for level in pool:
+        level[-1] = [np.full((4 * VIEW, 4 * VIEW, 3), 255, np.uint8)]
+    (x,) = draw_large(pool, 1, 4 * VIEW, 0.25, 1.0, np.random.default_rng(1))
+    cells = pieces(x[None], VIEW)
+    assert cells.shape == (16, 3, VIEW, VIEW)
+    assert torch.equal(cells[5], x[:, VIEW : 2 * VIEW, VIEW : 2 * VIEW])
+    assert torch.equal(cells.amax((1, 2, 3)), cells.amin((1, 2, 3)))
+    assert len(set(cells[:, 0, 0, 0].tolist())) > 2
+
+
+def test_softened_views_lose_what_an_enlargement_cannot_show():
+    x = torch.rand(6, 3, 2 * VIEW, 2 * VIEW, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert torch.equal(soften(x, 0.0, np.random.default_rng(1)), x)
+    y = soften(x, 1.0, np.random.default_rng(1))
+    power = torch.fft.rfft2(y).abs()[..., VIEW - 8 : VIEW + 8, -8:].mean() / torch.fft.rfft2(x).abs()[..., VIEW - 8 : VIEW + 8, -8:].mean()
+    assert float(power) < 0.1
+    assert torch.allclose(y.mean((2, 3)), x.mean((2, 3)), atol=0.02)
+
+
+@pytest.mark.parametrize("side", [VIEW, 2 * VIEW])
+def test_the_anchor_asks_for_the_latents_of_native_pieces(side):
+    torch.manual_seed(1)
+    model, other = Autoencoder(16), Autoencoder(16)
+    x = torch.rand(2, 3, side, side) * 2 - 1
+
+    def loss(teacher, anchor):
+        return autoencoder_loss(model, x, 0.0, np.random.default_rng(1), torch.Generator().manual_seed(1), teacher, anchor).item()
+
+    with torch.no_grad():
+        rim = 2 if side > VIEW else 0
+        inner = slice(rim, VIEW // FACTOR - rim)
+        mine, theirs = pieces(model.encoder(x), VIEW // FACTOR)[..., inner, inner], other.encoder(pieces(x, VIEW))[..., inner, inner]
+        far = float((mine - theirs).square().mean())
+    assert loss(None, 1.0) == loss(other.encoder, 0.0)
+    assert loss(other.encoder, 3.0) - loss(None, 0.0) == pytest.approx(3 * far, rel=1e-3)
+    own = loss(model.encoder, 3.0) - loss(None, 0.0)
+    assert (own < 1e-6) == (side == VIEW)  # of a larger view its own latents are others: the statistics are the whole view's
 
 
 def test_recoloured_views_keep_their_shapes_and_the_others_stay():
