@@ -27,6 +27,7 @@ from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_s
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
 from apt_ext.webui.model import family_of
 from apt_ext.webui.page.request import Request, infotext
+from apt_ext.webui.run.control import control_ended_on_failure, control_of
 from apt_ext.webui.run.layout import Layout, lay_out
 from apt_ext.webui.run.pace import Measuring
 from apt_ext.webui.run.phases import Pass, run_phases
@@ -87,19 +88,20 @@ def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | Exception) -> None:
     """The host's `init`; then everything that can be refused is, before any sampling."""
-    if isinstance(request, Exception):
-        refuse(p, request)
-    try:
-        _check(p, request)
-    except ValueError as error:
-        refuse(p, error)
-    with vae.tiled_vae(shared.sd_model, request.tiled_vae):
-        original(*args)
-    if not isinstance(p, processing.StableDiffusionProcessingTxt2Img) or p.enable_hr:
+    with control_ended_on_failure(p):
+        if isinstance(request, Exception):
+            refuse(p, request)
         try:
-            _prepare(p, request)
+            _check(p, request)
         except ValueError as error:
             refuse(p, error)
+        with vae.tiled_vae(shared.sd_model, request.tiled_vae):
+            original(*args)
+        if not isinstance(p, processing.StableDiffusionProcessingTxt2Img) or p.enable_hr:
+            try:
+                _prepare(p, request)
+            except ValueError as error:
+                refuse(p, error)
 
 
 def _check(p: Any, request: Request) -> None:
@@ -135,6 +137,7 @@ def _choose_upscaler(p: Any, request: Request) -> None:
 
 def _prepare(p: Any, request: Request) -> None:
     """Lay the job out once the host knows the sizes; tell the bar and the infotext."""
+    control_of(p)
     hires = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
     start, target = hires_sizes_of(p) if hires else picture_sizes_of(p)
     name = (p.hr_sampler_name or p.sampler_name) if hires else p.sampler_name
@@ -217,7 +220,7 @@ def install(p: Any) -> None:
 
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
-        with hypertile_aside(shared.sd_model) as hypertile, vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
+        with control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)

@@ -107,7 +107,7 @@ FIELDS = {
         "Processed": "images infotexts",
         "StableDiffusionProcessing": "batch_size cfg_scale comments denoising_strength extra_generation_params firstpass_image firstpass_steps height is_api"
         " is_hr_pass iteration n_iter negative_prompts outpath_samples paste_to prompts rng sampler sampler_name sampler_noise_scheduler_override scheduler"
-        " seed_resize_from_h seed_resize_from_w seeds steps subseed_strength subseeds tiling width",
+        " scripts seed_resize_from_h seed_resize_from_w seeds steps subseed_strength subseeds tiling width",
         "StableDiffusionProcessingImg2Img": "image_mask init_images init_latent initial_noise_multiplier inpaint_full_res inpainting_fill mask"
         " nmask resize_mode",
         "StableDiffusionProcessingTxt2Img": "enable_hr hr_checkpoint_info hr_prompts hr_resize_x hr_resize_y hr_sampler_name hr_scale hr_scheduler"
@@ -139,7 +139,7 @@ OCCURRING = {
     "modules/cmd_args.py": "--api-auth",
     "modules/processing.py": "batch_index txt2img_upscale",
     "modules/prompt_parser.py": "ScheduledPromptConditioning cond end_at_step",
-    "modules/scripts.py": "ScriptClassData script_class module",
+    "modules/scripts.py": "ScriptClassData alwayson_scripts script_class module",
     "modules/sd_hijack.py": "cond_stage_model embedding_db",
     "modules/textual_inversion/textual_inversion.py": "find_embedding_at_position",
     "modules/sd_hijack_clip.py": "embedding fixes input_key offset process_texts tokenize tokens vectors",

@@ -19,6 +19,7 @@ from apt_ext.core.views import ViewCalls
 from apt_ext.webui.hosts.a1111 import fused_inside
 from apt_ext.webui.latents.resizing import resized, resized_conditioning
 from apt_ext.webui.model import crop_embedding
+from apt_ext.webui.run.control import control_of
 from apt_ext.webui.run.engine import PhaseRun, window_corners
 from apt_ext.webui.run.layout import Layout
 from apt_ext.webui.run.progress import Progress
@@ -146,7 +147,8 @@ class _Sampling:
 
     def __init__(self, run: Pass, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None):
         self.run, self.whole, self.args, self.steps, self.image_conditioning = run, whole, args, steps, image_conditioning
-        self.batch = run.layout.plan.setups[0].options.window_batch  # what memory has taught goes on to the next phase
+        self.control = control_of(run.p)
+        self.batch = self.control.most(run.layout.plan.setups[0].options.window_batch)  # what memory has taught goes on to the next phase
 
     def __call__(self, setup: PhaseSetup, start: PhaseStart) -> Tensor:
         """(B, C, H, W) clean latents at the phase's size."""
@@ -159,7 +161,12 @@ class _Sampling:
         mixer = StepMixer(clock, setup.weights, phase_residual(setup, start, noise), layout.coordinates.noised)
         inside = self._inside(setup, mixer, phase_hold(setup, start, masks.free))
         lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps: own, "callback_state": _callback_state(run.sampler, run.progress)}
-        with _attributes(run.p, rng=source, **masks.on_p), _attributes(run.sampler, **lists), fused_inside(run.sampler.model_wrap_cfg, inside):
+        with (
+            self.control.phase(size),
+            _attributes(run.p, rng=source, **masks.on_p),
+            _attributes(run.sampler, **lists),
+            fused_inside(run.sampler.model_wrap_cfg, inside),
+        ):
             conditioning = None if self.image_conditioning is None else resized_conditioning(self.image_conditioning, size)
             x = run.original(run.p, start.z_up, noise, *self.args, steps=self.steps, image_conditioning=conditioning)
         if _stopped():
@@ -183,7 +190,7 @@ class _Sampling:
 
         corners = window_corners(crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left)))
         prompts = _window_prompts(run, setup)
-        condition = prompts.condition(corners) if prompts else corners
+        condition = self.control.condition(prompts.condition(corners) if prompts else corners)
 
         def fuse(model: Denoiser) -> Any:
             return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)

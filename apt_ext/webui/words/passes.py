@@ -17,6 +17,7 @@ from apt_ext.webui.latents.resizing import resized_conditioning
 from apt_ext.webui.latents.saving import infotext_of, save_beside
 from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.sources import hires_cut_of
+from apt_ext.webui.run.control import without_control
 from apt_ext.webui.state import Job, job_of
 from apt_ext.webui.words.picture import draw_labels
 from apt_ext.webui.words.seen import Schedules, Seen, gather_from_latent, gathering, prompt_schedules, seen_words
@@ -72,7 +73,8 @@ def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond
     crop = Crop(0, 0, size, size)
     if seen is None:
         dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
-        maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
+        with without_control(p):  # its hints have the size of the picture
+            maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
         seen = seen_words(maps)
     elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):
         whole = Size(p.height // FACTOR, p.width // FACTOR)

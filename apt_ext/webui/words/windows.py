@@ -23,6 +23,8 @@ from apt_ext.webui.words.text import join_words
 
 __all__ = ["Crop", "Encodings", "WindowPrompts"]
 
+CHUNK = 77  # vectors that a text encoder makes at a time
+
 
 class Crop(NamedTuple):
     """The part of the picture that the phases enlarge: `top`, `left` and its `size`, of a `whole` (rows, columns) that the maps show."""
@@ -141,7 +143,11 @@ class WindowPrompts:
 
 
 def _fitted(encoded: Tensor, full: Tensor) -> Tensor:
-    """(t, C) as long as the whole prompt's (T, C), the last vector repeated, as the host does with prompts of different lengths."""
+    """(t, C) as long as the whole prompt's (T, C), the last vector repeated, as the host does with prompts of different lengths.
+
+    ControlNet tells prompts from negative prompts by a vector in front of them, which stays there.
+    """
+    encoded = torch.cat([full[: len(full) % CHUNK], encoded])
     missing = len(full) - len(encoded)
     return torch.cat([encoded, encoded[-1:].expand(missing, -1)]) if missing > 0 else encoded[: len(full)]
 

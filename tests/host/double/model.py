@@ -75,7 +75,10 @@ class Diffusion(nn.Module):
 
 
 class Model(nn.Module):
-    """Stable Diffusion's noise schedule; its estimate of the noise is that of Gaussian data, bent by neighbours and prompt."""
+    """Stable Diffusion's noise schedule; its estimate of the noise is that of Gaussian data, bent by neighbours and prompt.
+
+    Where an extension makes the UNet return a second channel, pictures become that much brighter.
+    """
 
     is_sdxl = is_sd2 = is_sd3 = False
     parameterization = "eps"
@@ -92,9 +95,10 @@ class Model(nn.Module):
         self.calls.append(tuple(x.shape))
         self.on_call()
         share = (1 - self.alphas_cumprod[t.round().long()]).sqrt()[:, None, None, None]
-        text = self.model.diffusion_model(x, cond["c_crossattn"][0])
+        text, *brighter = self.model.diffusion_model(x, cond["c_crossattn"][0]).split(1, dim=1)
         bent = torch.tanh(nn.functional.conv2d(x, KERNEL, padding=1) + 0.3 * text)
-        return share * x + 0.3 * (1 - share) * bent
+        estimate = share * x + 0.3 * (1 - share) * bent
+        return estimate - sum(brighter) * MIX.sum(1)[:, None, None]
 
     def get_learned_conditioning(self, texts):
         return self.cond_stage_model.encode(texts)

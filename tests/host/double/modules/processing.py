@@ -220,6 +220,8 @@ def process_images(p):
     p.all_seeds, subseeds = [p.seed + k for k in range(count)], [p.subseed + k for k in range(count)]
     processed = Processed(p, [])
     with torch.no_grad():
+        if p.scripts is not None:
+            p.scripts.process(p)
         p.init([p.prompt] * count, p.all_seeds, subseeds)
         if shared.state.job_count == -1:
             shared.state.job_count = p.n_iter

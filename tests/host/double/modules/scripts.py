@@ -66,10 +66,15 @@ class Script:
 
 
 class ScriptRunner:
-    """Calls one always visible script at the host's places; what it raises there is swallowed, as the host does, and kept in `reports`."""
+    """Calls one always visible script at the host's places; what it raises there is swallowed, as the host does, and kept in `reports`.
+
+    Attributes:
+        alwayson_scripts: that script, and others that a test puts behind it, which are told of the beginning and the end of a job.
+    """
 
     def __init__(self, script, *args):
         self.script, self.args, self.reports = script, args, []
+        self.alwayson_scripts = [script]
 
     def _call(self, name, p, *more, **named):
         try:
@@ -81,6 +86,10 @@ class ScriptRunner:
 
     def before_process(self, p):
         self._call("before_process", p)
+
+    def process(self, p):
+        for other in self.alwayson_scripts[1:]:
+            other.process(p)
 
     def process_before_every_sampling(self, p, **kwargs):
         self._call("process_before_every_sampling", p, **kwargs)
@@ -96,3 +105,5 @@ class ScriptRunner:
 
     def postprocess(self, p, processed):
         self._call("postprocess", p, processed)
+        for other in self.alwayson_scripts[1:]:
+            other.postprocess(p, processed)
