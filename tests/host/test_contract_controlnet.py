@@ -20,7 +20,7 @@ FIELDS = [(file, owner, names) for file, owners in contract.FIELDS.items() for o
 
 @cache
 def source(file):
-    return (Path(ROOT) / file).read_text(encoding="utf8")
+    return (Path(ROOT or "") / file).read_text(encoding="utf8")
 
 
 @pytest.fixture
