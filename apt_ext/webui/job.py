@@ -276,7 +276,7 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
+    with control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
