@@ -24,10 +24,10 @@ from torch.nn import functional
 from apt_ext.core.conditioning import Condition, ViewBatch
 from apt_ext.core.hints import is_drawing, resized_hint, view_hints
 from apt_ext.core.types import Size
+from apt_ext.webui.latents.sizes import FACTOR
 
 __all__ = ["Control", "control_ended_on_failure", "control_of", "without_control"]
 
-FACTOR = 8
 CUT = ("ControlNet", "T2I_Adapter", "ControlLoRA", "InstantID", "ControlNetUnion", "Controlllite")  # kinds whose hint lies over the picture
 WHOLE = ("IPAdapter", "ReVision", "T2I_StyleAdapter")  # kinds without a place in the picture: every window sees them as they are
 REFERENCE = "AttentionInjection"

@@ -195,7 +195,8 @@ class _Sampling:
         def fuse(model: Denoiser) -> Any:
             return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)
 
-        return PhaseRun(run.layout.coordinates, mixer, fuse, on_call=run.progress.show, on_memory=on_memory, prompts=prompts, hold=hold)
+        told = {"on_call": run.progress.own_steps, "on_model": run.progress.show}
+        return PhaseRun(run.layout.coordinates, mixer, fuse, **told, on_memory=on_memory, prompts=prompts, hold=hold)
 
 
 def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
@@ -242,6 +243,7 @@ def _callback_state(sampler: Any, progress: Progress) -> Callable[[dict[str, Any
         # The host shows the step's number, which on this bar would be a leap for as long as it draws its own. Only a sampler that is to stop
         # at a step needs the number itself.
         type(sampler).callback_state(sampler, info if sampler.stop_at is not None else info | {"i": shared.state.sampling_step})
+        progress.reported = info["i"]
         progress.show()
 
     return callback

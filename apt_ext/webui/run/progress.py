@@ -30,11 +30,11 @@ class Progress:
         self.total = max(1, sum(map(sum, views)))
         self.first_job = shared.state.job_no
         self.steps = max(1, -(-sum(map(len, views)) // jobs))
-        self.phase = self.step = self.inside = 0
+        self.phase = self.step = self.inside = self.reported = self.asked = 0
 
     def begin(self, phase: Phase) -> None:
         """A phase begins."""
-        self.phase, self.step, self.inside = phase.number - 1, 0, 0
+        self.phase, self.step, self.inside, self.reported, self.asked = phase.number - 1, 0, 0, 0, 0
         self.measuring.begin()
         rows, columns = phase.size
         shared.state.textinfo = f"APT phase {phase.number}/{len(self.phases)} {columns * FACTOR}x{rows * FACTOR}"
@@ -61,6 +61,11 @@ class Progress:
             state.job_no = self.first_job + job
         state.sampling_steps = self.steps
         state.sampling_step = int((position - job) * self.steps)
+
+    def own_steps(self) -> None:
+        """Bring the host's state to the phase's own steps, which extensions read in the denoiser's callbacks: the last one reported, of all."""
+        self.asked = self.asked or shared.state.sampling_steps  # the host has just set it; the bar has not come by yet
+        shared.state.sampling_step, shared.state.sampling_steps = self.reported, self.asked
 
     def end(self) -> None:
         """The phases are over, finished or not; the host itself goes on to the next job."""

@@ -23,7 +23,7 @@ from apt_ext.webui.words.text import join_words
 
 __all__ = ["Crop", "Encodings", "WindowPrompts"]
 
-CHUNK = 77  # vectors that a text encoder makes at a time
+MARK = 1024  # of either sign, in all of ControlNet's vector
 
 
 class Crop(NamedTuple):
@@ -147,7 +147,8 @@ def _fitted(encoded: Tensor, full: Tensor) -> Tensor:
 
     ControlNet tells prompts from negative prompts by a vector in front of them, which stays there.
     """
-    encoded = torch.cat([full[: len(full) % CHUNK], encoded])
+    if bool((full[0].abs() == MARK).all()):
+        encoded = torch.cat([full[:1], encoded])
     missing = len(full) - len(encoded)
     return torch.cat([encoded, encoded[-1:].expand(missing, -1)]) if missing > 0 else encoded[: len(full)]
 

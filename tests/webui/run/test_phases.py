@@ -28,6 +28,26 @@ def test_progress_only_grows_and_ends_full(host, job_of_kind, monkeypatch, kind,
     assert host.shared.state.textinfo is None
 
 
+@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim"])
+def test_the_denoisers_callbacks_hear_the_steps_of_the_hosts_own_pass(host, job_of_kind, kind, sampler):
+    """Once for each phase."""
+
+    def heard(**given):
+        host.script_callbacks.steps_told.clear()
+        p = job_of_kind(kind, {"phases": "progressive", "window_batch": 2}, steps=10, sampler_name=sampler, **given)
+        if not given:
+            p.scripts = None
+        host.run(p)
+        return list(host.script_callbacks.steps_told)
+
+    scaled = {"hr_scale": 3.0} if kind == "text" else {"width": 192, "height": 192}
+    ordinary, ours = heard(), heard(**scaled)
+    first = max([n for n in range(1, len(ordinary)) if ordinary[n][0] < ordinary[n - 1][0]], default=0)  # of the last pass
+    assert len({step for step, _ in ordinary[first:]}) > 3
+    assert ours == ordinary + ordinary[first:]
+
+
 def test_steps_on_the_console_are_those_of_all_phases(host):
     host.run(host.text_job({"phases": "double"}, hr_scale=3.0, steps=6, n_iter=2))
     assert host.shared.total_tqdm.done == host.shared.total_tqdm.total == 2 * (6 + 2 * 6)

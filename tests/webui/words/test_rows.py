@@ -40,6 +40,7 @@ def prompts(host):
 def test_sequence_and_pooled_prompt_are_the_windows_own_and_the_rest_stays(host, prompts, encoded, marks):
     pooled = host.adapter("model").POOLED
     cond = {"crossattn": torch.randn(2, 77 + marks, 4), "vector": torch.randn(2, pooled + 6)}
+    cond["crossattn"][:, :marks] = -1024.0
     windows = (host.windows.Window(0, 0, 8, 8), host.windows.Window(0, 8, 8, 8))
     batch = ViewBatch(Size(8, 16), 2, windows=windows)
     told = prompts.condition(condition_views)({"cond": cond}, batch)["cond"]

@@ -1,4 +1,5 @@
 registered = {"ui_settings": [], "before_ui": [], "app_started": []}
+steps_told = []  # (step, steps) of every callback of the denoiser
 
 
 def on_ui_settings(callback, *, name=None):

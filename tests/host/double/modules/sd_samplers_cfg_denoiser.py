@@ -1,5 +1,5 @@
 import torch
-from modules import prompt_parser, sd_samplers_common, shared
+from modules import prompt_parser, script_callbacks, sd_samplers_common, shared
 
 
 def _part(cond, rows):
@@ -13,6 +13,10 @@ def _joined(conds):
 def _arguments(cond, image_cond):
     text = cond if isinstance(cond, dict) else {"c_crossattn": [cond]}
     return {**text, "c_concat": [image_cond]}
+
+
+def _tell():
+    script_callbacks.steps_told.append((shared.state.sampling_step, shared.state.sampling_steps))
 
 
 class CFGDenoiser(torch.nn.Module):
@@ -45,11 +49,13 @@ class CFGDenoiser(torch.nn.Module):
         x_in, sigma_in, image_in = x[owners], sigma[owners], image_cond[owners]
         uncond = torch.cat([uncond, uncond[:, -1:].repeat(1, cond.shape[1] - uncond.shape[1], 1)], dim=1)
         both = _joined([cond, uncond])
+        _tell()
         batch = len(owners) if shared.opts.batch_cond_uncond else len(x)
         out = torch.zeros_like(x_in)
         for start in range(0, len(out), batch):
             rows = slice(start, start + batch)
             out[rows] = self.inner_model(x_in[rows], sigma_in[rows], cond=_arguments(_part(both, rows), image_in[rows]))
+        _tell()
         without = out[-len(x) :]
         guided = without.clone()
         for picture, of_picture in enumerate(parts):
