@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
-from apt_ext.core.types import size_of
+from apt_ext.core.types import Size, size_of
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of
@@ -32,14 +32,13 @@ from apt_ext.webui.run.layout import Layout, lay_out
 from apt_ext.webui.run.pace import Measuring
 from apt_ext.webui.run.phases import Pass, run_phases
 from apt_ext.webui.run.progress import Progress, hires_jobs
-from apt_ext.webui.state import NAME, Job, job_of
+from apt_ext.webui.state import NAME, Job, job_of, stay
 from apt_ext.webui.words.passes import listen, window_words
 
 __all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext", "install"]
 
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
 TAKEN_OVER = "APT did not run, for another extension has taken the sampling over (Tiled Diffusion, perhaps). Turn one of the two off."
-
 OTHER_TILES = "APT: another extension decodes and encodes in tiles of its own (Tiled VAE of Tiled Diffusion, perhaps), so APT's Tiled VAE stands back."
 
 
@@ -221,7 +220,7 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae)
-        with control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled:
+        with control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)
@@ -233,7 +232,14 @@ def install(p: Any) -> None:
             layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps)
             measuring = Measuring(family_of(shared.sd_model), layout.facts.window.rows, len(z))
             progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs, measuring)
-            upsample = vae.upsampler(shared.sd_model, job.upscaler)
+
+            def upsample(z: Tensor, size: Size) -> Tensor:
+                return vae.upsampler(shared.sd_model, job.upscaler)(z, size)
+
+            def on_checkpoint() -> None:
+                job.follow(shared.sd_model)  # first: what it has in hand lasts until the host has decoded
+                follow(shared.sd_model)
+
             count = len(layout.plan.setups)
             on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore
             on_lost = partial(rescue, p, count, job.request.save_phases, 0 if hires else 1)
@@ -251,6 +257,7 @@ def install(p: Any) -> None:
                 progress=progress,
                 noise_multiplier=multiplier,
                 words=words,
+                on_checkpoint=on_checkpoint,
             )
             return run_phases(run, z, x, (c, uc), steps, image_conditioning)
 
@@ -277,7 +284,7 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae):
+    with control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae) as job.follow:
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
@@ -287,4 +294,4 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
         try:
             return original(samples, None, *args)
         finally:
-            p.latent_scale_mode, job.base, job.decoded = mode, None, []
+            p.latent_scale_mode, job.base, job.decoded, job.follow = mode, None, [], stay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,13 @@ from apt_ext.webui.page.request import Request
 from apt_ext.webui.words.seen import Seen
 from apt_ext.webui.words.windows import Encodings
 
-__all__ = ["NAME", "Job", "job_of"]
+__all__ = ["NAME", "Job", "job_of", "stay"]
 
 NAME = "apt_job"
+
+
+def stay(model: Any) -> None:
+    """Nothing works in tiles, so nothing has to follow."""
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Job:
             `named`: whether the host's field was empty and is filled for the length of the job.
         ran: whether the phases of this batch have run. `small`: the pictures that they started from, and a mask of what may change.
         jobs: how many jobs of the host's bar the phases take.
+        follow: for the hires pass, what to call where another model takes the first one's place; see `tiled_vae`.
         seen: where the first pass saw the words of its prompts, for the hires pass of one batch.
         encoded: conditioning of the windows' prompts.
         labels: (batch, picture) -> the last phase's windows and what each keeps of the prompt.
@@ -44,6 +50,7 @@ class Job:
     ran: bool = False
     small: list[Image.Image] = field(default_factory=list)
     jobs: int = 1
+    follow: Callable[[Any], None] = stay
     seen: Seen | None = None
     encoded: Encodings = field(default_factory=Encodings)
     labels: dict[tuple[int, int], tuple[list[Window], list[str]]] = field(default_factory=dict)

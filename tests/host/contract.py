@@ -60,13 +60,16 @@ SIGNATURES = {
         "Script.title": "self",
         "Script.ui": "self is_img2img",
     },
+    "modules/sd_models.py": {"reload_model_weights": "sd_model info forced_reload"},
     "modules/sd_samplers.py": {"create_sampler": "name model"},
     "modules/sd_samplers_cfg_denoiser.py": {
         "CFGDenoiser.forward": "self x sigma uncond cond cond_scale s_min_uncond image_cond",
         "CFGDenoiser.inner_model": "self",
+        "CFGDenoiser.update_inner_model": "self",
     },
     "modules/sd_samplers_common.py": {
         "Sampler.callback_state": "self d",
+        "apply_refiner": "cfg_denoiser sigma",
         "images_tensor_to_samples": "image approximation model",
         "setup_img2img_steps": "p steps",
     },
@@ -94,7 +97,7 @@ GLOBALS = {
     "modules/rng.py": "ImageRNG",
     "modules/sd_hijack.py": "model_hijack",
     "modules/scripts.py": "AlwaysVisible Script scripts_data",
-    "modules/sd_models.py": "model_data",
+    "modules/sd_models.py": "SkipWritingToConfig model_data",
     "modules/sd_samplers_common.py": "InterruptedException approximation_indexes",
     "modules/shared.py": "OptionInfo cmd_opts device latent_upscale_default_mode latent_upscale_modes opts sd_model sd_upscalers state total_tqdm",
     "modules/ui_components.py": "InputAccordion",
@@ -144,6 +147,7 @@ OCCURRING = {
     "modules/textual_inversion/textual_inversion.py": "find_embedding_at_position",
     "modules/sd_hijack_clip.py": "embedding fixes input_key offset process_texts tokenize tokens vectors",
     "modules/sd_hijack_optimizations.py": "heads to_k to_q",
+    "modules/sd_models.py": "sd_checkpoint_info",
     "modules/sd_models_types.py": "is_sd2 is_sd3 is_sdxl",
     "modules/sd_models_xl.py": "alphas_cumprod conditioner conditioning_key crop_coords_top_left diffusion_model embedders get_learned_conditioning"
     " parameterization",

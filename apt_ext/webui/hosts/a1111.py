@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from modules import shared
+from modules import sd_models, shared
 from torch import Tensor
 
 from apt_ext.webui.model import family_of, window_option
 
-__all__ = ["fused_inside", "native_side"]
+__all__ = ["FirstCheckpoint", "fused_inside", "native_side"]
 
 
 @cache
@@ -51,3 +51,22 @@ def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
 def native_side(model: Any) -> int:
     """The native window of a checkpoint's family in pixels, as the settings page has it."""
     return int(getattr(shared.opts, window_option(family_of(model))))
+
+
+class FirstCheckpoint:
+    """The checkpoint that a pass begins with, for all of its phases: the host's refiner puts another in its place within one.
+
+    Args:
+        denoiser: the sampler's CFG denoiser.
+    """
+
+    def __init__(self, denoiser: Any):
+        self._denoiser, self._own = denoiser, shared.sd_model.sd_checkpoint_info
+
+    def restore(self) -> None:
+        """Have it loaded again, before a later phase."""
+        if shared.sd_model.sd_checkpoint_info == self._own:
+            return
+        with sd_models.SkipWritingToConfig():
+            sd_models.reload_model_weights(info=self._own)
+        self._denoiser.model_wrap = None  # made anew for the loaded one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -40,14 +40,29 @@ def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Callable[
 
 
 @contextmanager
-def tiled_vae(model: Any, on: bool = True) -> Iterator[None]:
+def tiled_vae(model: Any, on: bool = True) -> Iterator[Callable[[Any], None]]:
     """Within the block, this model's VAE works in tiles; afterwards it is what it was.
 
     Only the encoder and the decoder of this instance are changed, so the host's choice of VAE, its precision, its NaN check and TAESD stay
     as they are. Where another extension has its own forward there, it is left to that one.
+
+    Yields:
+        What to call with another model that takes the first one's place within the block, such as the refiner.
     """
+    with ExitStack() as stack:
+
+        def follow(model: Any) -> None:
+            if on:
+                stack.enter_context(_halves_tiled(model))
+
+        follow(model)
+        yield follow
+
+
+@contextmanager
+def _halves_tiled(model: Any) -> Iterator[None]:
     sizes = {"encoder": (Fraction(1, FACTOR), TILE * FACTOR, HALO * FACTOR), "decoder": (Fraction(FACTOR), TILE, HALO)}
-    ours = [(half, *sizes[name], vars(half).get("forward")) for name, half in _halves(model).items() if idle(half)] if on else []
+    ours = [(half, *sizes[name], vars(half).get("forward")) for name, half in _halves(model).items() if idle(half)]
     try:
         for half, factor, tile, halo, _ in ours:
             half.__dict__["forward"] = _tiled(half, factor, tile, halo)

@@ -16,7 +16,7 @@ from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser, Size, size_of
 from apt_ext.core.upscale import PhaseStart, phase_hold, phase_residual, upscale
 from apt_ext.core.views import ViewCalls
-from apt_ext.webui.hosts.a1111 import fused_inside
+from apt_ext.webui.hosts.a1111 import FirstCheckpoint, fused_inside
 from apt_ext.webui.hosts.controlnet import control_of
 from apt_ext.webui.latents.resizing import resized, resized_conditioning
 from apt_ext.webui.model import crop_embedding
@@ -44,6 +44,7 @@ class Pass:
         on_finished: told each finished phase but the last, and its latent.
         on_lost: told the number of the last finished phase and its latent where a later one fails, before the error goes on; 0 is the start.
         words: prompts per window, or None.
+        on_checkpoint: told after a phase, and before the next one begins: the refiner may have put another checkpoint in place, or it is gone again.
     """
 
     p: Any
@@ -57,6 +58,7 @@ class Pass:
     progress: Progress
     noise_multiplier: float = 1.0
     words: Words | None = None
+    on_checkpoint: Callable[[], None] = lambda: None
 
 
 class _Stopped(Exception):
@@ -213,13 +215,18 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     target, plan = size_of(whole), run.layout.plan
     done, last = 0, z
 
+    first = FirstCheckpoint(run.sampler.model_wrap_cfg)
+
     def upsample(latent: Tensor, size: Size) -> Tensor:
         run.progress.begin(plan.phases[done])
+        first.restore()
+        run.on_checkpoint()
         return run.upsample(latent, size) if done else run.enlarged(size)
 
     def on_finished(setup: PhaseSetup, start: PhaseStart, latent: Tensor) -> None:
         nonlocal done, last
         done, last = setup.phase.number, latent
+        run.on_checkpoint()
         if setup.phase.size != target:
             run.on_finished(setup.phase, latent)
 
@@ -232,6 +239,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
         run.on_lost(done, last)
         raise
     finally:
+        run.on_checkpoint()
         run.progress.end()
     return resized(out, target, "bicubic")
 

@@ -30,7 +30,8 @@ class Host:
     def __init__(self, model: Any):
         self.model = model
         self.runners: list[Any] = []
-        self.shared.sd_model = self.sd_models.model_data.sd_model = model
+        self.sd_models.known[model.sd_checkpoint_info] = model
+        self.sd_models.reload_model_weights()
 
     def __getattr__(self, name: str) -> ModuleType:
         return importlib.import_module(f"modules.{name}") if (HERE / "modules" / f"{name}.py").exists() else self.adapter(name)

@@ -31,9 +31,9 @@ class CrossAttention(nn.Module):
 
     heads = 2
 
-    def __init__(self, seed):
+    def __init__(self, seed, width):
         super().__init__()
-        self.to_q, self.to_k = nn.Linear(4, 8, bias=False), nn.Linear(2, 8, bias=False)
+        self.to_q, self.to_k = nn.Linear(4, 8, bias=False), nn.Linear(width, 8, bias=False)
         generator = torch.Generator().manual_seed(seed)
         for layer in (self.to_q, self.to_k):
             layer.weight.data = torch.randn(layer.weight.shape, generator=generator) * 2
@@ -44,9 +44,9 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, factor, seed):
+    def __init__(self, factor, seed, width):
         super().__init__()
-        self.factor, self.attn2 = factor, CrossAttention(seed)
+        self.factor, self.attn2 = factor, CrossAttention(seed, width)
 
     def forward(self, x, context):
         small = nn.functional.avg_pool2d(x, self.factor, ceil_mode=True)
@@ -57,10 +57,10 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Cross-attention at a half and at a quarter of the latent, and a middle that nobody listens to."""
 
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.input_blocks, self.output_blocks = nn.ModuleList([Block(2, 2), Block(4, 3)]), nn.ModuleList([Block(4, 4)])
-        self.middle_block = nn.ModuleList([Block(4, 5)])
+        self.input_blocks, self.output_blocks = nn.ModuleList([Block(2, 2, width), Block(4, 3, width)]), nn.ModuleList([Block(4, 4, width)])
+        self.middle_block = nn.ModuleList([Block(4, 5, width)])
 
     def forward(self, x, context):
         return sum(block(x, context) for block in (*self.input_blocks, *self.middle_block, *self.output_blocks))
@@ -69,25 +69,29 @@ class UNet(nn.Module):
 class Diffusion(nn.Module):
     conditioning_key = "crossattn"
 
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.diffusion_model = UNet()
+        self.diffusion_model = UNet(width)
 
 
 class Model(nn.Module):
     """Stable Diffusion's noise schedule; its estimate of the noise is that of Gaussian data, bent by neighbours and prompt.
 
     Where an extension makes the UNet return a second channel, pictures become that much brighter.
+
+    Args:
+        name: of the checkpoint. `width`: numbers of a token of its text encoder.
     """
 
     is_sdxl = is_sd2 = is_sd3 = False
     parameterization = "eps"
 
-    def __init__(self):
+    def __init__(self, name="base", width=2):
         super().__init__()
+        self.sd_checkpoint_info = name
         self.alphas_cumprod = alphas_cumprod()
         self.first_stage_model = FirstStage()
-        self.model, self.cond_stage_model = Diffusion(), TextModel()
+        self.model, self.cond_stage_model = Diffusion(width), TextModel(width)
         self.calls = []
         self.on_call = lambda: None
 

@@ -14,10 +14,10 @@ def token_ids(text):
 
 
 class TextModel:
-    """Stands where the host keeps a checkpoint's text model."""
+    """Stands where the host keeps a checkpoint's text model; `width`: numbers of a token."""
 
-    def __init__(self):
-        self.encoded = []
+    def __init__(self, width=2):
+        self.encoded, self.width = [], width
 
     def tokenize(self, texts):
         if not texts:
@@ -59,11 +59,12 @@ class TextModel:
         return chunks
 
     def encode(self, texts):
-        """(B, 77 n, 2): every token's own two numbers, a little bent by all tokens before it."""
+        """(B, 77 n, width): every token's own two numbers, a little bent by all tokens before it."""
         self.encoded += list(texts)
         rows = [[token for chunk in self._chunks(text) for token in chunk.tokens] for text in texts]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [END] * (longest - len(row)) for row in rows], dtype=torch.float64)
         own = torch.stack([torch.sin(ids * 12.9898), torch.cos(ids * 78.233)], dim=-1)
         own = own + 0.1 * len(set(texts))  # the host's emphasis, too, takes its mean over all that is encoded together
-        return (own + 0.3 * own.cumsum(1) / torch.arange(1, longest + 1)[:, None]).float()
+        made = (own + 0.3 * own.cumsum(1) / torch.arange(1, longest + 1)[:, None]).float()
+        return made.repeat(1, 1, -(-self.width // 2))[..., : self.width]

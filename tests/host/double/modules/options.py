@@ -34,6 +34,8 @@ class Options:
     batch_cond_uncond = True
     apt_window_sd1 = 64
     emphasis = "Original"
+    refiner_switch_by_sample_steps = False
+    hires_fix_refiner_pass = "second pass"
     use_old_scheduling = False
     use_old_emphasis_implementation = False
 

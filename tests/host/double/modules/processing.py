@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from modules import devices, images, prompt_parser, rng, sd_samplers, sd_samplers_common, shared
+from modules import devices, images, prompt_parser, rng, sd_models, sd_samplers, sd_samplers_common, shared
 from PIL import Image
 
 FACTOR = 8
@@ -80,6 +80,8 @@ class StableDiffusionProcessing:
     firstpass_steps: int = 0
     c: object = None
     firstpass_image: object = None
+    refiner_checkpoint_info: object = None
+    refiner_switch_at: float = None
 
     sampler_noise_scheduler_override = None
     mask = None
@@ -93,7 +95,15 @@ class StableDiffusionProcessing:
     def conditioning(self, prompts, steps, hires_steps=None):
         """(prompts, negative prompts) as the sampler takes them."""
         made = prompt_parser.get_multicond_learned_conditioning(shared.sd_model, prompts, steps, hires_steps)
-        return made, torch.full((len(prompts), 77, 2), -0.5)
+        return made, torch.full((len(prompts), 77, shared.sd_model.cond_stage_model.width), -0.5)
+
+    def setup_conds(self):
+        """Of the pass that runs, by the loaded checkpoint."""
+        hr = self.is_hr_pass
+        self.c = self.conditioning(self.hr_prompts if hr else self.prompts, self.firstpass_steps, (self.hr_second_pass_steps or self.steps) if hr else None)
+
+    def get_conds(self):
+        return self.c
 
     def tell_scripts(self, x, noise, c, uc):
         if self.scripts is not None:
@@ -157,6 +167,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def sample_hr_pass(self, samples, decoded_samples, seeds, subseeds, subseed_strength, prompts):
         if shared.state.interrupted:
             return samples
+        sd_models.reload_model_weights(info=self.hr_checkpoint_info)
         self.is_hr_pass = True
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
         size = (self.hr_upscale_to_y // FACTOR, self.hr_upscale_to_x // FACTOR)
@@ -232,8 +243,9 @@ def process_images(p):
             p.hr_prompts = [getattr(p, "hr_prompt", "") or p.prompt] * p.batch_size
             p.seeds, p.subseeds = p.all_seeds[rows], subseeds[rows]
             p.rng = p.noise_source((4, p.height // FACTOR, p.width // FACTOR))
-            p.c, uc = p.conditioning(p.prompts, p.steps)
-            samples = p.sample(p.c, uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
+            sd_models.reload_model_weights()
+            p.setup_conds()
+            samples = p.sample(*p.c, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
             if p.scripts is not None:
                 from modules.scripts import PostSampleArgs
 

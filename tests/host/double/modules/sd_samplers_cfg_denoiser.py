@@ -33,6 +33,10 @@ class CFGDenoiser(torch.nn.Module):
     def inner_model(self):
         raise NotImplementedError
 
+    def update_inner_model(self):
+        self.model_wrap = None
+        self.sampler.sampler_extra_args["cond"], self.sampler.sampler_extra_args["uncond"] = self.p.get_conds()
+
     def clean(self, x, out, sigma):
         return out
 
@@ -42,6 +46,8 @@ class CFGDenoiser(torch.nn.Module):
     def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         if shared.state.interrupted or shared.state.skipped:
             raise sd_samplers_common.InterruptedException
+        if sd_samplers_common.apply_refiner(self, sigma):
+            cond, uncond = self.sampler.sampler_extra_args["cond"], self.sampler.sampler_extra_args["uncond"]
         if self.mask_before_denoising and self.mask is not None:
             x = self.blend(x)
         parts, cond = prompt_parser.reconstruct_multicond_batch(cond, self.step)

@@ -2,7 +2,7 @@ import inspect
 from typing import NamedTuple
 
 import torch
-from modules import devices, shared
+from modules import devices, sd_models, shared
 
 from apt_ext.demo.samplers import k_sampling
 
@@ -36,6 +36,23 @@ def decode_first_stage(model, x):
     return model.decode_first_stage(x.to(devices.dtype_vae))
 
 
+def apply_refiner(cfg_denoiser, sigma=None):
+    p = cfg_denoiser.p
+    if p.refiner_checkpoint_info is None or shared.sd_model.sd_checkpoint_info == p.refiner_checkpoint_info:
+        return False
+    if shared.opts.refiner_switch_by_sample_steps:
+        share = cfg_denoiser.step / cfg_denoiser.total_steps
+    else:
+        table = getattr(cfg_denoiser.inner_model, "sigmas", None)
+        share = (999 - float(sigma.max() if table is None else (table - sigma.max()).abs().argmin())) / 1000
+    if share < p.refiner_switch_at or (getattr(p, "enable_hr", False) and (shared.opts.hires_fix_refiner_pass == "second pass") != p.is_hr_pass):
+        return False
+    sd_models.reload_model_weights(info=p.refiner_checkpoint_info)
+    p.setup_conds()
+    cfg_denoiser.update_inner_model()
+    return True
+
+
 class Sampler:
     def __init__(self, funcname):
         self.funcname = self.func = funcname
@@ -46,6 +63,7 @@ class Sampler:
         shared.total_tqdm.update()
 
     def launch_sampling(self, steps, func):
+        self.model_wrap_cfg.total_steps = steps
         shared.state.sampling_steps, shared.state.sampling_step = steps, 0
         try:
             return func()
