@@ -23,10 +23,9 @@ from apt_ext.webui.hosts.detect import check_host
 from apt_ext.webui.hosts.extensions import HYPERTILE, check_borders, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
-from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
-from apt_ext.webui.model import family_of
+from apt_ext.webui.model import FACTOR, family_of
 from apt_ext.webui.page.request import Request, infotext
 from apt_ext.webui.run.layout import Layout, lay_out
 from apt_ext.webui.run.pace import Measuring

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.types import ModelFacts, Size
-from apt_ext.webui.latents.sizes import FACTOR
 
-__all__ = ["FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "window_option"]
+__all__ = ["FACTOR", "FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "window_option"]
 
+FACTOR = 8  # pixels per latent pixel
 POOLED = 1280  # SDXL's vector begins with the pooled prompt
 
 # Family: label, native side in pixels, and what the UNet's sides have to be multiples of, in latent pixels.

@@ -12,8 +12,8 @@ from apt_ext.options import PRESETS, Schedule
 from apt_ext.webui import job
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.latents.colour import fix_colours
-from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.upscalers import choices, host_name
+from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.accordion import build, component, paste_functions, wire_strength
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE

@@ -24,7 +24,7 @@ from torch.nn import functional
 from apt_ext.core.conditioning import Condition, ViewBatch
 from apt_ext.core.hints import is_drawing, resized_hint, view_hints
 from apt_ext.core.types import Size
-from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.model import FACTOR
 
 __all__ = ["Control", "control_ended_on_failure", "control_of", "without_control"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from apt_ext.core.types import Size
+from apt_ext.webui.model import FACTOR
 
-__all__ = ["FACTOR", "hires_cut", "hires_enlarged", "hires_sizes", "picture_sizes"]
-
-FACTOR = 8  # pixels per latent pixel
+__all__ = ["hires_cut", "hires_enlarged", "hires_sizes", "picture_sizes"]
 
 
 def hires_enlarged(first: tuple[int, int], asked: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -16,8 +16,9 @@ from apt_ext.core.types import Size, size_of
 from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.resizing import resized
-from apt_ext.webui.latents.sizes import FACTOR, hires_cut, hires_sizes, picture_sizes
+from apt_ext.webui.latents.sizes import hires_cut, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
+from apt_ext.webui.model import FACTOR
 
 __all__ = ["Start", "hires_cut_of", "hires_sizes_of", "hires_start", "picture_sizes_of", "picture_start"]
 

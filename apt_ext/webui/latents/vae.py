@@ -17,8 +17,8 @@ from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Size
 from apt_ext.core.upscale import enlarge
 from apt_ext.webui.hosts.extensions import idle
-from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
+from apt_ext.webui.model import FACTOR
 
 __all__ = ["decode", "encode", "enlarge_latent", "pictures_of", "tiled_by_another", "tiled_vae", "to_picture", "upsampler"]
 

@@ -9,9 +9,9 @@ from modules import sd_models, sd_samplers
 
 from apt_ext.core.plan import demofusion_views
 from apt_ext.webui.hosts.a1111 import native_side
-from apt_ext.webui.latents.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
+from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
-from apt_ext.webui.model import family_of
+from apt_ext.webui.model import FACTOR, family_of
 from apt_ext.webui.page.asked import read
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values

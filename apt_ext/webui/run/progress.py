@@ -5,7 +5,7 @@ from __future__ import annotations
 from modules import shared
 
 from apt_ext.core.phases import Phase
-from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.model import FACTOR
 from apt_ext.webui.run.pace import Measuring
 
 __all__ = ["Progress", "hires_jobs"]

@@ -16,8 +16,8 @@ from apt_ext.webui.hosts.a1111 import fused_inside
 from apt_ext.webui.hosts.controlnet import without_control
 from apt_ext.webui.latents.resizing import resized_conditioning
 from apt_ext.webui.latents.saving import infotext_of, save_beside
-from apt_ext.webui.latents.sizes import FACTOR
 from apt_ext.webui.latents.sources import hires_cut_of
+from apt_ext.webui.model import FACTOR
 from apt_ext.webui.state import Job, job_of
 from apt_ext.webui.words.picture import draw_labels
 from apt_ext.webui.words.seen import Schedules, Seen, gather_from_latent, gathering, prompt_schedules, seen_words

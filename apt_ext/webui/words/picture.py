@@ -10,7 +10,7 @@ from modules import images
 from PIL import Image, ImageDraw
 
 from apt_ext.core.windows import Window
-from apt_ext.webui.latents.sizes import FACTOR
+from apt_ext.webui.model import FACTOR
 
 __all__ = ["draw_labels"]
 

@@ -5,7 +5,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from apt_ext.core.phases import plan_phases
-from apt_ext.webui.latents.sizes import FACTOR, hires_enlarged, hires_sizes, picture_sizes
+from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_sizes
+from apt_ext.webui.model import FACTOR
 
 SIDES = st.integers(8, 600).map(lambda n: n * FACTOR)
 PIXELS = st.integers(16, 5000)
