@@ -31,7 +31,6 @@ class PhaseRun:
         coordinates: of the sampler.
         mixer: the gate before every call.
         fuse: the host's model as k-diffusion's denoiser -> the phase's engine around it.
-        on_call: told of every call, before it.
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
         prompts: of the local windows, or None where all of them have the whole one.
         hold: low-pass guidance, or None.
@@ -43,18 +42,16 @@ class PhaseRun:
         mixer: StepMixer,
         fuse: Callable[[Denoiser], FusedDenoiser],
         *,
-        on_call: Callable[[], None],
         on_memory: Callable[[Exception, int], int],
         prompts: WindowPrompts | None = None,
         hold: Hold | None = None,
     ):
-        self.coordinates, self.mixer, self.fuse, self.on_call, self.on_memory = coordinates, mixer, fuse, on_call, on_memory
+        self.coordinates, self.mixer, self.fuse, self.on_memory = coordinates, mixer, fuse, on_memory
         self.prompts, self.hold = prompts, hold
         self.models: dict[int, FusedModel] = {}
 
     def begin(self, x: Tensor, t: Tensor) -> None:
         """Count a call of the denoiser, and mix the skip residual into the sampler's own tensor at the first of a step."""
-        self.on_call()
         if self.prompts is not None:
             self.prompts.rows.begin()
         self.mixer.begin(x, self.coordinates.level(t))
