@@ -68,7 +68,6 @@ SIGNATURES = {
         "CFGDenoiser.update_inner_model": "self",
     },
     "modules/sd_samplers_common.py": {
-        "Sampler.callback_state": "self d",
         "apply_refiner": "cfg_denoiser sigma",
         "images_tensor_to_samples": "image approximation model",
         "setup_img2img_steps": "p steps",
@@ -123,7 +122,7 @@ FIELDS = {
     "modules/scripts.py": {"PostSampleArgs": "samples", "PostprocessImageArgs": "image", "Script": "create_group infotext_fields paste_field_names section"},
     "modules/sd_models.py": {"SdModelData": "sd_model"},
     "modules/sd_samplers_cfg_denoiser.py": {"CFGDenoiser": "init_latent mask model_wrap nmask p step"},
-    "modules/sd_samplers_common.py": {"Sampler": "config funcname last_latent model_wrap_cfg sampler_extra_args stop_at"},
+    "modules/sd_samplers_common.py": {"Sampler": "config funcname last_latent model_wrap_cfg sampler_extra_args"},
     "modules/sd_samplers_kdiffusion.py": {"KDiffusionSampler": "model_wrap model_wrap_cfg"},
     "modules/sd_samplers_timesteps.py": {"CompVisSampler": "model_wrap model_wrap_cfg"},
     "modules/shared_state.py": {

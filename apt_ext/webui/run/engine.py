@@ -31,8 +31,6 @@ class PhaseRun:
         coordinates: of the sampler.
         mixer: the gate before every call.
         fuse: the host's model as k-diffusion's denoiser -> the phase's engine around it.
-        on_call: told whenever the host's own part of a call begins, at its start and behind the model.
-        on_model: told whenever that part is over, before the model and at the end.
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
         prompts: of the local windows, or None where all of them have the whole one.
         hold: low-pass guidance, or None.
@@ -44,26 +42,22 @@ class PhaseRun:
         mixer: StepMixer,
         fuse: Callable[[Denoiser], FusedDenoiser],
         *,
-        on_call: Callable[[], None],
-        on_model: Callable[[], None] = lambda: None,
         on_memory: Callable[[Exception, int], int],
         prompts: WindowPrompts | None = None,
         hold: Hold | None = None,
     ):
         self.coordinates, self.mixer, self.fuse, self.on_memory = coordinates, mixer, fuse, on_memory
-        self.on_call, self.on_model, self.prompts, self.hold = on_call, on_model, prompts, hold
+        self.prompts, self.hold = prompts, hold
         self.models: dict[int, FusedModel] = {}
 
     def begin(self, x: Tensor, t: Tensor) -> None:
         """Count a call of the denoiser, and mix the skip residual into the sampler's own tensor at the first of a step."""
-        self.on_call()
         if self.prompts is not None:
             self.prompts.rows.begin()
         self.mixer.begin(x, self.coordinates.level(t))
 
     def end(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
         """What the denoiser answers: guided, then held. Guidance is an affine mean, so holding each prompt's estimate would come to the same."""
-        self.on_model()
         return out if self.hold is None else self.coordinates.changed(self.hold.__call__, x, t, out)
 
     def wrap(self, model: Any) -> FusedModel:
@@ -88,12 +82,9 @@ class FusedModel:
         """(N, C, H, W) at the phase's size -> the same; N counts prompts, not only pictures."""
         if self._run.prompts is not None:
             self._run.prompts.next_call(len(x))
-        self._run.on_model()
         while True:
             try:
-                out = self._run.coordinates.estimate(self._engine, x, t, extra)
-                self._run.on_call()
-                return out
+                return self._run.coordinates.estimate(self._engine, x, t, extra)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise

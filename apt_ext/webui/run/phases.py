@@ -162,7 +162,7 @@ class _Sampling:
         clock = clock_of(run.sampler.funcname, layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.plan.calls)
         mixer = StepMixer(clock, setup.weights, phase_residual(setup, start, noise), layout.coordinates.noised)
         inside = self._inside(setup, mixer, phase_hold(setup, start, masks.free))
-        lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps: own, "callback_state": _callback_state(run.sampler, run.progress)}
+        lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps: own}
         with (
             self.control.phase(size),
             _attributes(run.p, rng=source, **masks.on_p),
@@ -197,8 +197,7 @@ class _Sampling:
         def fuse(model: Denoiser) -> Any:
             return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)
 
-        told = {"on_call": run.progress.own_steps, "on_model": run.progress.show}
-        return PhaseRun(run.layout.coordinates, mixer, fuse, **told, on_memory=on_memory, prompts=prompts, hold=hold)
+        return PhaseRun(run.layout.coordinates, mixer, fuse, on_memory=on_memory, prompts=prompts, hold=hold)
 
 
 def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
@@ -242,16 +241,3 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
         run.on_checkpoint()
         run.progress.end()
     return resized(out, target, "bicubic")
-
-
-def _callback_state(sampler: Any, progress: Progress) -> Callable[[dict[str, Any]], None]:
-    """The host's own per-step callback, with the bar where the whole job is, before it as after it."""
-
-    def callback(info: dict[str, Any]) -> None:
-        # The host shows the step's number, which on this bar would be a leap for as long as it draws its own. Only a sampler that is to stop
-        # at a step needs the number itself.
-        type(sampler).callback_state(sampler, info if sampler.stop_at is not None else info | {"i": shared.state.sampling_step})
-        progress.reported = info["i"]
-        progress.show()
-
-    return callback

@@ -10,6 +10,8 @@ from apt_ext.webui.run.pace import Measuring
 
 __all__ = ["Progress", "hires_jobs"]
 
+PARTS = 10_000  # of a job of the bar
+
 
 def hires_jobs(views: int, first_pass_steps: int) -> int:
     """How many jobs of the host's bar the phases take, where the first pass takes one: as many times its steps as they evaluate views."""
@@ -17,7 +19,10 @@ def hires_jobs(views: int, first_pass_steps: int) -> int:
 
 
 class Progress:
-    """Moves the host's state while the phases run.
+    """Moves the host's bar while the phases run.
+
+    It is moved by the jobs alone, which are counted in small parts for so long: the steps are the host's own of the phase, for the callbacks of
+    other extensions are told them.
 
     Args:
         views: of every step of every phase, as planned.
@@ -28,9 +33,8 @@ class Progress:
     def __init__(self, phases: list[Phase], views: list[list[int]], jobs: int, measuring: Measuring):
         self.phases, self.views, self.jobs, self.measuring = phases, views, jobs, measuring
         self.total = max(1, sum(map(sum, views)))
-        self.first_job = shared.state.job_no
-        self.steps = max(1, -(-sum(map(len, views)) // jobs))
-        self.phase = self.step = self.inside = self.reported = self.asked = 0
+        self.first_job, self.job_count = shared.state.job_no, shared.state.job_count
+        self.phase = self.step = self.inside = 0
 
     def begin(self, phase: Phase) -> None:
         """A phase begins."""
@@ -38,6 +42,7 @@ class Progress:
         self.measuring.begin()
         rows, columns = phase.size
         shared.state.textinfo = f"APT phase {phase.number}/{len(self.phases)} {columns * FACTOR}x{rows * FACTOR}"
+        shared.state.current_image_sampling_step = 0  # the live preview counts the steps since the last one
         self.show()
 
     def done(self, step: int, count: int) -> None:
@@ -49,26 +54,20 @@ class Progress:
         self.show()
 
     def show(self) -> None:
-        """Bring the host's state to where the work is."""
-        state, current = shared.state, self.views[self.phase]
+        """Bring the host's bar to where the work is."""
+        if self.job_count < 1:  # nobody has laid the bar out
+            return
+        current = self.views[self.phase]
         before = sum(map(sum, self.views[: self.phase])) + sum(current[: self.step])
         here = min(self.inside, current[self.step]) if self.step < len(current) else 0
-        position = min((before + here) / self.total, 1.0) * self.jobs
-        job = min(int(position), self.jobs - 1)
-        if self.first_job + job != state.job_no:
-            # The live preview counts steps since the last one within a job; let it go on counting.
-            state.current_image_sampling_step -= self.steps * (self.first_job + job - state.job_no)
-            state.job_no = self.first_job + job
-        state.sampling_steps = self.steps
-        state.sampling_step = int((position - job) * self.steps)
-
-    def own_steps(self) -> None:
-        """Bring the host's state to the phase's own steps, which extensions read in the denoiser's callbacks: the last one reported, of all."""
-        self.asked = self.asked or shared.state.sampling_steps  # the host has just set it; the bar has not come by yet
-        shared.state.sampling_step, shared.state.sampling_steps = self.reported, self.asked
+        # The host adds the share of its own steps, less than one part; a part is kept for each phase, where they begin anew.
+        whole = self.jobs * PARTS - len(self.phases)
+        shared.state.job_count = self.job_count * PARTS
+        shared.state.job_no = self.first_job * PARTS + int(min((before + here) / self.total, 1.0) * whole) + self.phase
 
     def end(self) -> None:
         """The phases are over, finished or not; the host itself goes on to the next job."""
-        shared.state.job_no = self.first_job + self.jobs - 1
-        shared.state.sampling_step = shared.state.sampling_steps = self.steps
-        shared.state.textinfo = None
+        state = shared.state
+        state.job_no, state.job_count = self.first_job + self.jobs - 1, self.job_count
+        state.sampling_step = state.sampling_steps
+        state.textinfo = None

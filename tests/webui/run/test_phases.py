@@ -48,6 +48,42 @@ def test_the_denoisers_callbacks_hear_the_steps_of_the_hosts_own_pass(host, job_
     assert ours == ordinary + ordinary[first:]
 
 
+def steps_told(host, p):
+    """Of every model call after the first pass: (the phase, the step, of how many), as the host tells them to other extensions' callbacks."""
+    seen = []
+
+    def on_call():
+        state = host.shared.state
+        if state.textinfo or (p.scripts is None and p.is_hr_pass):
+            seen.append((state.textinfo, state.sampling_step, state.sampling_steps))
+
+    host.model.on_call = on_call
+    host.run(p)
+    return seen
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim"])
+def test_in_every_phase_callbacks_see_the_steps_that_they_see_in_the_host_s_own_pass(host, sampler):
+    given = {"hr_scale": 3.0, "sampler_name": sampler, "steps": 3, "hr_second_pass_steps": 5, "hr_upscaler": "Latent"}
+    plain = host.text_job(False, **given)
+    plain.scripts = None
+    own = list(dict.fromkeys((step, of) for _, step, of in steps_told(host, plain)))
+    assert own == [(step, own[0][1]) for step in range(len(own))]
+    assert len(own) > 1
+    told = steps_told(host, host.text_job({"phases": "progressive", "window_batch": 2}, **given))
+    for phase in ("APT phase 1/2 128x128", "APT phase 2/2 192x192"):
+        assert list(dict.fromkeys((step, of) for text, step, of in told if text == phase)) == own
+
+
+def test_after_an_error_the_bar_has_the_job_s_own_parts_again(host):
+    failing_in_phase(host, 2)
+    with pytest.raises(RuntimeError, match="broken"):
+        host.run(host.text_job({"phases": "double"}, hr_scale=3.0, n_iter=2))
+    counted = host.shared.state.job_count
+    assert counted < 1000
+    assert host.shared.state.job_no < counted
+
+
 def test_steps_on_the_console_are_those_of_all_phases(host):
     host.run(host.text_job({"phases": "double"}, hr_scale=3.0, steps=6, n_iter=2))
     assert host.shared.total_tqdm.done == host.shared.total_tqdm.total == 2 * (6 + 2 * 6)
