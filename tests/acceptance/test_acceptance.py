@@ -206,11 +206,11 @@ def test_the_infotext_makes_the_same_picture_again(webui, picture):
     ("settings", "words"),
     [
         ({"gama": 1}, "gama"),
-        ({"gamma": 30}, "gamma 30"),
+        ({"gamma": 30}, "(gamma) 30"),
         ({"method": "magic"}, "magic"),
         ({"overlap": "much"}, "much"),
         ({"preset": "Best"}, "Best"),
-        ({"tiled_vae": "False"}, "tiled vae"),
+        ({"tiled_vae": "False"}, "Tiled VAE"),
         ({"phases": "3,2"}, "3,2"),
         ({"phases": "7"}, "7"),
     ],
