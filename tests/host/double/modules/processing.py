@@ -172,8 +172,12 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
         size = (self.hr_upscale_to_y // FACTOR, self.hr_upscale_to_x // FACTOR)
         if self.latent_scale_mode is None:
-            raise NotImplementedError("enlarging pixels is the host's own work")
-        samples = torch.nn.functional.interpolate(samples, size=size, **self.latent_scale_mode)
+            levels = ((decoded_samples + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+            larger = [images.resize_image(0, Image.fromarray(one), size[1] * FACTOR, size[0] * FACTOR, upscaler_name=self.hr_upscaler) for one in levels]
+            pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 for one in larger])
+            samples = sd_samplers_common.images_tensor_to_samples(pixels, 0, shared.sd_model)
+        else:
+            samples = torch.nn.functional.interpolate(samples, size=size, **self.latent_scale_mode)
         shared.state.nextjob()
         top, left = self.truncate_y // 2, self.truncate_x // 2
         samples = samples[..., top : top + size[0] - self.truncate_y, left : left + size[1] - self.truncate_x]
