@@ -218,9 +218,10 @@ class TimestepCoordinates:
         """See `Coordinates`."""
 
         def denoise(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-            level = float(sigma.max())
+            # Without a look at its value: a device would have to be waited for at every call.
+            level = sigma[:, None, None, None]
             timesteps = extra.pop("timesteps")
-            return x - level * model(x * (1 + level**2) ** -0.5, timesteps, **extra)
+            return x - level.to(x.dtype) * model(x * (1 + level**2).rsqrt().to(x.dtype), timesteps, **extra)
 
         return denoise
 
