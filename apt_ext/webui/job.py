@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from modules import processing, sd_samplers, shared
+from modules import processing, shared
 from torch import Tensor
 
 from apt_ext import __version__
@@ -27,7 +27,7 @@ from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_s
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
 from apt_ext.webui.model import FACTOR, family_of
 from apt_ext.webui.page.request import Request, infotext
-from apt_ext.webui.run.layout import Layout, lay_out
+from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
 from apt_ext.webui.run.pace import Measuring
 from apt_ext.webui.run.phases import Pass, run_phases
 from apt_ext.webui.run.progress import Progress, hires_jobs
@@ -139,7 +139,7 @@ def _prepare(p: Any, request: Request) -> None:
     hires = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
     start, target = hires_sizes_of(p) if hires else picture_sizes_of(p)
     name = (p.hr_sampler_name or p.sampler_name) if hires else p.sampler_name
-    sampler = sd_samplers.create_sampler(name, shared.sd_model)
+    sampler = sampler_named(name)
     p_pass = _as_hires(p) if hires else p
     layout = lay_out(p_pass, sampler, request.options, start, target, (p.hr_second_pass_steps or p.steps) if hires else None)
     job = job_of(p)

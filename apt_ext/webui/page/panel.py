@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from modules import sd_models, sd_samplers
+from modules import sd_models
 
 from apt_ext.core.plan import demofusion_views
 from apt_ext.webui.hosts.a1111 import native_side
@@ -15,7 +15,7 @@ from apt_ext.webui.model import FACTOR, family_of
 from apt_ext.webui.page.asked import read
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
-from apt_ext.webui.run.layout import Layout, lay_out
+from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
 from apt_ext.webui.run.pace import last_pace
 from apt_ext.webui.run.samplers import chooses_levels
 
@@ -89,17 +89,10 @@ def plan(raw: Any) -> dict[str, Any]:
         sampler_noise_scheduler_override=None,
         extra_generation_params={},
     )
-    sampler = _sampler(asked.sampler, model)
+    sampler = sampler_named(asked.sampler)
     layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps)
     smaller = asked.img2img and start == end and end[1] * FACTOR <= given[0] and end[0] * FACTOR <= given[1]
     shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and asked.denoising > KEEPS_SHAPES
     said = {LATENT_NOTE: upscaler == LATENT, COLOUR_NOTE: shapes_kept, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}
     notes = [note for note, holds in said.items() if holds]
     return {"start": [start[1] * FACTOR, start[0] * FACTOR], "denoising": asked.denoising, "notes": notes, **describe(layout, model)}
-
-
-def _sampler(name: str, model: Any) -> Any:
-    try:
-        return sd_samplers.create_sampler(name, model)
-    except Exception as error:  # the host says so by an assertion, or by an exception of no kind of its own
-        raise ValueError(f"sampler {name!r} cannot be used with this checkpoint, or does not exist") from error

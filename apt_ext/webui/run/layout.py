@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from modules import sd_samplers_common, shared
+from modules import sd_samplers, sd_samplers_common, shared
 from torch import Tensor
 
 from apt_ext.core.plan import Plan, make_plan
@@ -16,7 +16,7 @@ from apt_ext.webui.hosts.a1111 import native_side
 from apt_ext.webui.model import facts_of
 from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 
-__all__ = ["Layout", "lay_out"]
+__all__ = ["Layout", "lay_out", "sampler_named"]
 
 MOST_STEPS = 100_000  # of a whole schedule, which a hires pass makes as long as its steps divided by the denoising strength
 JITTER_SEED = 0  # the same windows for every picture, or a picture in a batch would differ from the same one alone
@@ -39,6 +39,20 @@ class Layout:
     own: Tensor
     total: int
     last: int
+
+
+def sampler_named(name: str) -> Any:
+    """One of the host's samplers, for the loaded checkpoint.
+
+    Raises:
+        ValueError: for one that does not exist or does not go with the checkpoint.
+    """
+    try:
+        return sd_samplers.create_sampler(name, shared.sd_model)
+    except Exception as error:  # the host says so by an assertion, or by an exception of no kind of its own
+        raise ValueError(
+            f"sampler {name!r} cannot be used with this checkpoint, or does not exist; choose another (in the API also hr_sampler_name)"
+        ) from error
 
 
 def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, steps: int | None) -> Layout:
