@@ -7,7 +7,7 @@ ARGS ?=
 # For torch without CUDA on Linux: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: demo test lint train bench-quality bench-speed clean
+.PHONY: demo test test-host-pins lint train bench-quality bench-speed clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m apt_ext demo $(if $(IMAGE),"$(IMAGE)") $(ARGS)
@@ -15,6 +15,16 @@ demo: $(VENV)/.demo
 # The whole suite with its branch coverage, or the part that ARGS names without: make test ARGS=tests/core
 test: lint
 	$(BIN)/python -m pytest $(or $(ARGS),--cov --durations=15)
+
+# Core and adapter with the versions that the WebUI pins, in an environment of its own (torch 2.1.2 brings 5 GB along).
+test-host-pins: $(VENV)-host-pins/.made
+	$(VENV)-host-pins/bin/python -m pytest $(or $(ARGS),tests/core tests/golden tests/webui tests/host)
+
+$(VENV)-host-pins/.made: requirements/host-pins.txt
+	$(PYTHON) -m venv $(VENV)-host-pins
+	$(VENV)-host-pins/bin/pip install -r requirements/host-pins.txt
+	$(VENV)-host-pins/bin/pip install --no-deps k-diffusion==0.1.1.post1
+	touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,4 +57,4 @@ $(VENV)/.dev: $(VENV)/.demo requirements/dev.txt requirements/bench.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build
+	rm -rf $(VENV) $(VENV)-host-pins out build
