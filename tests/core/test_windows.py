@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from apt_ext.core.windows import Window, axis_starts, cover, draw_windows, extend, feather_weights, gather_windows, place_windows
@@ -199,6 +199,8 @@ def test_gather_is_indexing_a_padded_latent(layout: dict[str, Any], fill: str) -
 def test_extend_is_numpys_pad(size: tuple[int, int], reach: tuple[int, int, int, int], fill: str) -> None:
     """Windows may reach further over the border than a small latent is long, where torch's own padding gives up."""
     top, left, bottom, right = reach
+    inside = max(top, bottom) < size[0] and max(left, right) < size[1]
+    assume(inside or fill == "zero" or np.lib.NumpyVersion(np.__version__) >= "2.0.0")  # earlier ones mirror a long reach wrongly
     x = torch.arange(2.0 * 3 * size[0] * size[1]).reshape(2, 3, *size) + 1
     expected = np.pad(x.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect" if fill == "reflect" else "constant")
     assert np.array_equal(extend(x, top, left, bottom, right, fill).numpy(), expected)
