@@ -29,7 +29,7 @@ def both(webui, picture, **settings):
 def test_words_per_window_change_the_picture_and_come_again(webui, picture):
     for own, whole, again in zip(*(both(webui, picture, **WORDS | {"word_threshold": words}) for words in (0.5, 0.0, 0.5)), strict=True):
         assert own.picture().size == (2 * SIDE, 2 * SIDE)
-        assert "APT words: 0.5" in own.text
+        assert "APT word threshold: 0.5" in own.text
         assert not own.same(whole)
         assert own.same(again)
 
@@ -58,7 +58,7 @@ def test_any_attention_optimisation(webui, optimisation):
         made = webui.hires(prompt=PROMPT, alwayson_scripts=apt(**WORDS, draw_words=True))
     finally:
         webui.call("/sdapi/v1/options", {"cross_attention_optimization": before})
-    assert "APT words" in made.text
+    assert "APT word threshold" in made.text
     assert len(made.images) == 2
     assert far(made.picture(), reference.picture()) <= 16  # each rounds in its own way
 
