@@ -201,7 +201,7 @@ BAD = [
     (["upscale", "{picture}", "--guided-above", "-1"], "guided above -1.0 is out of range; use a noise level from 0 to 100"),
     (["upscale", "{picture}", "--sampler", "magic"], "sampler 'magic' does not exist; use one of euler"),
     (["upscale", "{picture}", "--sampler", "dpm_adaptive"], "sampler 'dpm_adaptive' chooses its own noise levels"),
-    (["upscale", "{picture}", "--spacing", "magic"], "spacing 'magic' does not exist; use one of karras"),
+    (["upscale", "{picture}", "--spacing", "magic"], "Schedule type (spacing) 'magic' does not exist; use one of karras"),
     (["upscale", "{picture}", "--style", "magic"], "style 'magic' does not exist"),
     (["upscale", "{picture}", "--device", "abacus"], "device 'abacus' cannot be used"),
     (["upscale", "{picture}", "--seed", "-1"], "seed -1 is out of range"),
