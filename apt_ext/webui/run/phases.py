@@ -213,7 +213,6 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     """
     target, plan = size_of(whole), run.layout.plan
     done, last = 0, z
-
     first = FirstCheckpoint(run.sampler.model_wrap_cfg)
 
     def upsample(latent: Tensor, size: Size) -> Tensor:

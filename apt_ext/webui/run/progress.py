@@ -38,7 +38,7 @@ class Progress:
 
     def begin(self, phase: Phase) -> None:
         """A phase begins."""
-        self.phase, self.step, self.inside, self.reported, self.asked = phase.number - 1, 0, 0, 0, 0
+        self.phase, self.step, self.inside = phase.number - 1, 0, 0
         self.measuring.begin()
         rows, columns = phase.size
         shared.state.textinfo = f"APT phase {phase.number}/{len(self.phases)} {columns * FACTOR}x{rows * FACTOR}"
