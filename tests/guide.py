@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 from apt_ext.options import PRESETS
 from apt_ext.webui.page.controls import CONTROLS, Control
 from apt_ext.webui.page.request import preset_host_values
+from bench.tables import put
 
 __all__ = ["GUIDE", "tables"]
 
@@ -41,10 +40,6 @@ def _presets() -> str:
     return "\n".join([head, "|-|-|-|-|-|", *rows])
 
 
-def _replacement(table: str) -> Callable[[re.Match[str]], str]:
-    return lambda found: f"{table}\n"
-
-
 def tables() -> list[str]:
     """Every table as it has to stand in the guide, its first line and its last included."""
     return [_settings(), _presets()]
@@ -53,6 +48,5 @@ def tables() -> list[str]:
 if __name__ == "__main__":
     text = GUIDE.read_text()
     for table in tables():
-        head = re.escape(table.split("\n", 1)[0])
-        text = re.sub(rf"{head}\n(?:\|.*\n)+", _replacement(table), text)
+        text = put(table, text)
     GUIDE.write_text(text)
