@@ -8,8 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from apt_ext.demo import job as jobs
+from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import Job, from_picture, from_style, run_job, show
-from apt_ext.demo.model import FACTOR, HALO, TILE, WEIGHTS, load_model
+from apt_ext.demo.model import HALO, TILE, WEIGHTS, load_model
 from apt_ext.demo.world import make_scene, render
 from apt_ext.options import Schedule
 
