@@ -13,7 +13,7 @@ from apt_ext.webui.page.request import preset_host_values
 __all__ = ["GUIDE", "tables"]
 
 GUIDE = Path(__file__).parents[1] / "docs" / "webui.md"
-OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's"}
+OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's", "window": "or pixels such as 640x512"}
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
 
 

@@ -17,13 +17,13 @@ from apt_ext.core.interaction import draw_permutations
 from apt_ext.core.noise_levels import scale_aware_sigmas, unscaled_sigma
 from apt_ext.core.paths import DilatedPath, LocalPath, Permutations
 from apt_ext.core.phases import Phase, base_size, plan_phases
-from apt_ext.core.types import ModelFacts
+from apt_ext.core.types import ModelFacts, Size
 from apt_ext.core.views import ViewCalls
 from apt_ext.core.weights import PathWeights, cosine_weights, path_shares
 from apt_ext.core.windows import Window, draw_starts, draw_windows
 from apt_ext.options import PRESETS, Options, blur_std
 
-__all__ = ["PhaseSetup", "Plan", "ViewCount", "demofusion_views", "make_plan"]
+__all__ = ["PhaseSetup", "Plan", "ViewCount", "demofusion_views", "make_plan", "window_size"]
 
 
 class ViewCount(NamedTuple):
@@ -31,6 +31,22 @@ class ViewCount(NamedTuple):
 
     local: int
     dilated: int
+
+
+def window_size(options: Options, model: ModelFacts) -> Size:
+    """(rows, columns) of a job's local windows in latent pixels: the model's native size, or what was asked for. A smaller picture cuts them.
+
+    Raises:
+        ValueError: for a size that the model cannot take.
+    """
+    asked = options.window_pixels()
+    if asked is None:
+        return model.window
+    unit = model.factor * model.multiple
+    if any(side % unit for side in asked):
+        fits = "x".join(str(max(1, round(side / unit)) * unit) for side in asked)
+        raise ValueError(f"Window {options.window!r} does not fit this model, whose windows have sides that are multiples of {unit} pixels; use {fits}")
+    return Size(asked[1] // model.factor, asked[0] // model.factor)
 
 
 @dataclass(frozen=True)
@@ -50,11 +66,16 @@ class PhaseSetup:
     seed: int
 
     @cached_property
+    def window(self) -> Size:
+        """Of the local windows."""
+        return window_size(self.options, self.model)
+
+    @cached_property
     def _where(self) -> dict[str, Any]:
         """The arguments of `draw_starts`, besides the step. Each phase jitters by itself."""
         own = self.options
         where = {"overlap": own.overlap, "jitter": own.jitter, "border": own.border}
-        return {"size": self.phase.size, "window": self.model.window, "seed": self.seed * 4096 + self.phase.number, **where}
+        return {"size": self.phase.size, "window": self.window, "seed": self.seed * 4096 + self.phase.number, **where}
 
     def windows(self, step: int) -> list[Window]:
         """The local windows of a step."""
@@ -169,8 +190,9 @@ def make_plan(
         seed: of everything that the engine itself draws.
 
     Raises:
-        ValueError: for phases that do not fit.
+        ValueError: for phases, or a window, that do not fit.
     """
+    window_size(options, model)
     phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases)
     setups = tuple(PhaseSetup(phase, options, model, seed) for phase in phases)
     return Plan(setups, sigmas, tuple(calls), tuple(tuple(setup.views(sigmas, calls)) for setup in setups))

@@ -42,13 +42,15 @@ class ModelFacts(NamedTuple):
     """What the engine has to know of a model.
 
     Attributes:
-        window: its native size.
+        window: its native size, at which it composes; the windows of a job may have another (`window_size`).
         multiple: its inputs' sides have to be multiples of this.
         sigma_max: its largest noise level.
         timestep: sigma -> its own timestep, 0 to 1000.
+        factor: pixels per latent pixel.
     """
 
     window: Size
     multiple: int
     sigma_max: float
     timestep: Callable[[float], float]
+    factor: int = 8

@@ -47,7 +47,7 @@ class LeavesModel:
         self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
         self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
         self.sigmas: Tensor = self._wrapped.sigmas.cpu()
-        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas))
+        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas), FACTOR)
 
     def _network(self, x: Tensor, t: Tensor, style: Tensor) -> Tensor:
         """The UNet on any size: sides are mirrored up to a multiple of what its halvings need."""
