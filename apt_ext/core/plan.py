@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE, fill_around
 from apt_ext.core.dilated import DilatedGrid, dilated_grid
 from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.interaction import draw_permutations
 from apt_ext.core.noise_levels import scale_aware_sigmas, unscaled_sigma
 from apt_ext.core.paths import DilatedPath, LocalPath, Permutations
 from apt_ext.core.phases import Phase, base_size, plan_phases
-from apt_ext.core.types import ModelFacts, Size
+from apt_ext.core.types import Around, ModelFacts, Size
 from apt_ext.core.views import ViewCalls
 from apt_ext.core.weights import PathWeights, cosine_weights, path_shares
 from apt_ext.core.windows import Window, draw_starts, draw_windows
@@ -58,23 +59,30 @@ class PhaseSetup:
         options: of the method.
         model: what is known of the model.
         seed: of the jitter and the window interaction.
+        around: the axes along which the picture is seamless.
     """
 
     phase: Phase
     options: Options
     model: ModelFacts
     seed: int
+    around: Around = NOWHERE
 
     @cached_property
     def window(self) -> Size:
         """Of the local windows."""
         return window_size(self.options, self.model)
 
+    @property
+    def fill(self) -> str:
+        """What lies beyond the border."""
+        return fill_around(self.options.fill, self.around)
+
     @cached_property
     def _where(self) -> dict[str, Any]:
         """The arguments of `draw_starts`, besides the step. Each phase jitters by itself."""
         own = self.options
-        where = {"overlap": own.overlap, "jitter": own.jitter, "border": own.border}
+        where = {"overlap": own.overlap, "jitter": own.jitter, "border": own.border, "around": self.around}
         return {"size": self.phase.size, "window": self.window, "seed": self.seed * 4096 + self.phase.number, **where}
 
     def windows(self, step: int) -> list[Window]:
@@ -91,7 +99,7 @@ class PhaseSetup:
         """The dilated views; None where the method has none."""
         if self.options.method == "multidiffusion":
             return None
-        return dilated_grid(self.phase.size, self.phase.dilation, self.options.fill, self.model.multiple)
+        return dilated_grid(self.phase.size, self.phase.dilation, self.fill, self.model.multiple)
 
     def levels(self, sigmas: Tensor) -> Tensor:
         """The plan's noise levels -> those of this phase, by Scale-aware Scheduling."""
@@ -120,7 +128,7 @@ class PhaseSetup:
     def fuse(self, calls: ViewCalls, step: Callable[[], int]) -> FusedDenoiser:
         """The fused denoiser of the phase. `step`: tells the number of the current step."""
         own = self.options
-        local = LocalPath(self.windows, own.fill, own.feather)
+        local = LocalPath(self.windows, self.fill, own.feather)
         interacting = self.permutations if own.method == "accdiffusion" else None
         dilated = None if self.grid is None else DilatedPath(self.grid, blur_std(own), interacting)
         return FusedDenoiser(calls, local, dilated, self.weights, step=step, tolerance=own.tolerance)
@@ -179,7 +187,14 @@ class Plan:
 
 
 def make_plan(
-    start: tuple[int, int], target: tuple[int, int], options: Options, model: ModelFacts, sigmas: Tensor, calls: Sequence[int], seed: int = 0
+    start: tuple[int, int],
+    target: tuple[int, int],
+    options: Options,
+    model: ModelFacts,
+    sigmas: Tensor,
+    calls: Sequence[int],
+    seed: int = 0,
+    around: Around = NOWHERE,
 ) -> Plan:
     """Plan a job.
 
@@ -188,13 +203,14 @@ def make_plan(
         sigmas: (N + 1,) noise levels that a phase runs, from `shortcut_sigmas`, say.
         calls: of the model in each of the N steps, from `step_calls`; those to expect, for a sampler that chooses its own levels.
         seed: of everything that the engine itself draws.
+        around: the axes along which the picture is seamless.
 
     Raises:
         ValueError: for phases, or a window, that do not fit.
     """
     window_size(options, model)
     phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases)
-    setups = tuple(PhaseSetup(phase, options, model, seed) for phase in phases)
+    setups = tuple(PhaseSetup(phase, options, model, seed, around) for phase in phases)
     return Plan(setups, sigmas, tuple(calls), tuple(tuple(setup.views(sigmas, calls)) for setup in setups))
 
 

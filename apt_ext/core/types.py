@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-__all__ = ["Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
+__all__ = ["Around", "Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
 
 
 class Size(NamedTuple):
@@ -15,6 +15,13 @@ class Size(NamedTuple):
 
     rows: int
     columns: int
+
+
+class Around(NamedTuple):
+    """Whether a picture is seamless, that is goes on at its other side, along rows (down) and columns (across)."""
+
+    rows: bool
+    columns: bool
 
 
 def size_of(x: Tensor) -> Size:

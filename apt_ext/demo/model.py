@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from apt_ext.core.borders import extend
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Denoiser, ModelFacts, Size
-from apt_ext.core.windows import extend
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
 from apt_ext.demo.blocks import channels_last
 from apt_ext.demo.samplers import k_external
