@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from apt_ext.written import AUTO, read_ratios, read_window
 
 __all__ = [
     "BORDERS",
@@ -157,23 +158,36 @@ class Options:
         step=0.25,
     )
     window_batch: int = _setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024, slider=64, step=1)
+    window: str = _setting(
+        AUTO,
+        "Window",
+        "size of a window in pixels, width x height; 'auto': what the model was trained at",
+        known=(AUTO,),
+        other="a width and a height in pixels such as '640x512'",
+    )
 
     def __post_init__(self) -> None:
         _check_all(self)
-        if self.phases not in PHASE_POLICIES:
-            self.phase_ratios()
+        self.phase_ratios()
+        self.window_pixels()
 
     def phase_ratios(self) -> tuple[float, ...]:
         """The custom list of ratios to the base size in `phases`; empty for a policy."""
         if self.phases in PHASE_POLICIES:
             return ()
-        try:
-            ratios = tuple(float(part) for part in str(self.phases).split(","))
-        except ValueError:
-            ratios = ()
-        if not ratios or not all(math.isfinite(r) and r >= 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
+        ratios = read_ratios(self.phases)
+        if ratios is None:
             raise _not_known(settings()["phases"].label, self.phases, settings()["phases"])
         return ratios
+
+    def window_pixels(self) -> tuple[int, int] | None:
+        """(width, height) of a window in pixels; None for the model's own."""
+        if self.window.strip().lower() == AUTO:
+            return None
+        size = read_window(self.window)
+        if size is None:
+            raise _not_known(settings()["window"].label, self.window, settings()["window"])
+        return size
 
 
 @dataclass(frozen=True)

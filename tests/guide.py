@@ -12,7 +12,7 @@ from bench.tables import put
 __all__ = ["GUIDE", "tables"]
 
 GUIDE = Path(__file__).parents[1] / "docs" / "webui.md"
-OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's"}
+OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's", "window": "or pixels such as 640x512"}
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
 
 

@@ -41,7 +41,7 @@ def command_plan(args: argparse.Namespace) -> None:
         raise ValueError(f"model {args.model!r} does not exist; use one of {', '.join(FAMILIES)}")
     native, factor, multiple = FAMILIES[args.model]
     sigmas = ((1 - alphas_cumprod()) / alphas_cumprod()) ** 0.5
-    facts = ModelFacts(Size(native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
+    facts = ModelFacts(Size(native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas), factor)
     width, height = (int(side) for side in sides.groups())
     check_output((width, height), job.scale, most=65536)
     size = (-(-height // factor), -(-width // factor))

@@ -20,12 +20,12 @@ from apt_ext.core.clock import FREE_SAMPLERS, check_steps, sampler_calls, step_c
 from apt_ext.core.colour import fix_colour
 from apt_ext.core.noise_levels import shortcut_sigmas
 from apt_ext.core.phases import Phase, base_size
-from apt_ext.core.plan import PhaseSetup, Plan, make_plan
+from apt_ext.core.plan import PhaseSetup, Plan, make_plan, window_size
 from apt_ext.core.types import ModelFacts, Size, size_of
 from apt_ext.core.upscale import PhaseStart, enlarge, sample_with, upscale
 from apt_ext.core.views import ViewCalls
 from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.model import NATIVE, LeavesModel
+from apt_ext.demo.model import LeavesModel
 from apt_ext.demo.pictures import to_picture, to_tensor
 from apt_ext.demo.samplers import make_sampler, make_sigmas
 from apt_ext.demo.upscalers import Enlarger, enlarger
@@ -188,7 +188,8 @@ def plan_job(model: LeavesModel, source: Source, job: Job) -> Plan:
 def seconds_per_view(model: LeavesModel, job: Job) -> float:
     """How long this machine takes for one window evaluation, from a single timed call."""
     denoiser, n = model.denoiser(job.guidance), job.options.window_batch
-    x, sigma, style = torch.zeros((n, 4, *NATIVE), device=model.device), torch.ones(n, device=model.device), torch.zeros(n, device=model.device)
+    size = window_size(job.options, model.facts)
+    x, sigma, style = torch.zeros((n, 4, *size), device=model.device), torch.ones(n, device=model.device), torch.zeros(n, device=model.device)
     with torch.no_grad():
         for _ in range(2):  # the first call warms up
             started = time.perf_counter()

@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from apt_ext.core.borders import extend
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Denoiser, ModelFacts, Size
-from apt_ext.core.windows import extend
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
 from apt_ext.demo.blocks import channels_last
 from apt_ext.demo.samplers import k_external
@@ -47,7 +47,7 @@ class LeavesModel:
         self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
         self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
         self.sigmas: Tensor = self._wrapped.sigmas.cpu()
-        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas))
+        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas), FACTOR)
 
     def _network(self, x: Tensor, t: Tensor, style: Tensor) -> Tensor:
         """The UNet on any size: sides are mirrored up to a multiple of what its halvings need."""

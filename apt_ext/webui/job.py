@@ -229,7 +229,7 @@ def install(p: Any) -> None:
             start = picture_start(p, x, job.upscaler) if base is None else hires_start(p, base, job.decoded, x, job.upscaler, colours)
             z, job.small = start.base, start.pictures if colours else []
             layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps)
-            measuring = Measuring(family_of(shared.sd_model), layout.facts.window.rows, len(z))
+            measuring = Measuring(family_of(shared.sd_model), layout.plan.setups[-1].window, len(z))
             progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs, measuring)
 
             def upsample(z: Tensor, size: Size) -> Tensor:

@@ -49,7 +49,7 @@ def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
 
 
 def native_side(model: Any) -> int:
-    """The native window of a checkpoint's family in pixels, as the settings page has it."""
+    """The native side of a checkpoint's family in pixels, as the settings page has it."""
     return int(getattr(shared.opts, window_option(family_of(model))))
 
 

@@ -92,6 +92,7 @@ CONTROLS: tuple[Control, ...] = (
     _option("hold"),
     _option("hold_until"),
     _option("hold_width"),
+    _option("window"),
 )
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 

@@ -49,8 +49,8 @@ def describe(layout: Layout, model: Any) -> dict[str, Any]:
     end = last.phase.size
     shown = last.windows(0) if last.window_count(0) <= MOST_DRAWN else []
     drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in shown]
-    area = end.rows * end.columns / (min(end.rows, facts.window.rows) * min(end.columns, facts.window.columns))
-    pace = last_pace(family_of(model), facts.window.rows)
+    area = end.rows * end.columns / (min(end.rows, last.window.rows) * min(end.columns, last.window.columns))
+    pace = last_pace(family_of(model), last.window)
     return {
         "phases": phases,
         "evaluations": plan.evaluations,

@@ -91,9 +91,7 @@ def _attributes(target: Any, **values: Any) -> Iterator[None]:
 def _halve(p: Any, error: Exception, batch: int) -> int:
     """The window batch after an out-of-memory error."""
     if batch <= 1:
-        raise RuntimeError(
-            "APT: one window alone does not fit into the GPU's memory; free some memory, use a smaller native window in the settings, or --medvram"
-        ) from error
+        raise RuntimeError("APT: one window alone does not fit into the GPU's memory; free some memory, use a smaller Window, or --medvram") from error
     devices.torch_gc()
     p.comment(f"APT: out of memory, so the window batch went from {batch} to {batch // 2}. The picture is the same; it takes a little longer.")
     return batch // 2

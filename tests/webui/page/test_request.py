@@ -48,6 +48,7 @@ def test_the_order_of_the_arguments_is_frozen():
         "hold",
         "hold_until",
         "hold_width",
+        "window",
     ]
 
 
@@ -176,7 +177,7 @@ def test_the_infotext_has_everything_that_changes_the_picture():
 
 UNUSUAL = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.125, "jitter": 0.5, "residual_decay": 2.0}
 UNUSUAL |= {"dilated_decay": 1.5, "blur_decay": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on"}
-UNUSUAL |= {"tiled_vae": False, "word_threshold": 0.4, "skip_residual": False, "hold": 0.5, "upscaler": "bicubic", "colour_fix": 4.0}
+UNUSUAL |= {"tiled_vae": False, "word_threshold": 0.4, "skip_residual": False, "hold": 0.5, "upscaler": "bicubic", "colour_fix": 4.0, "window": "128x64"}
 
 
 @pytest.mark.parametrize("named", [{}, UNUSUAL, {"preset": "Published"}], ids=["defaults", "unusual", "published"])
