@@ -17,15 +17,14 @@ from apt_ext import __version__
 from apt_ext.core.phases import Phase
 from apt_ext.core.types import Size, size_of
 from apt_ext.webui.errors import refuse
-from apt_ext.webui.hosts.a1111 import native_side
-from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of
-from apt_ext.webui.hosts.detect import check_host
+from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.detect import check_host, host
 from apt_ext.webui.hosts.extensions import HYPERTILE, check_borders, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
-from apt_ext.webui.model import FACTOR, family_of
+from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.request import Request, infotext
 from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
 from apt_ext.webui.run.pace import Measuring
@@ -86,7 +85,7 @@ def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | Exception) -> None:
     """The host's `init`; then everything that can be refused is, before any sampling."""
-    with control_ended_on_failure(p):
+    with host().control_ended_on_failure(p):
         if isinstance(request, Exception):
             refuse(p, request)
         try:
@@ -114,8 +113,8 @@ def _check(p: Any, request: Request) -> None:
     if p.tiling:
         raise ValueError("pictures that tile seamlessly cannot be made window by window; turn Tiling off")
     check_borders(shared.sd_model)
-    if Job(request).words and shared.opts.use_old_emphasis_implementation:
-        raise ValueError("words per window cannot be told apart with the old emphasis implementation; turn that setting off, or set words per window to 0")
+    if Job(request).words and (reason := host().words_refused()):
+        raise ValueError(f"words per window cannot be told apart {reason}, or set words per window to 0")
     _choose_upscaler(p, request)
 
 
@@ -135,7 +134,7 @@ def _choose_upscaler(p: Any, request: Request) -> None:
 
 def _prepare(p: Any, request: Request) -> None:
     """Lay the job out once the host knows the sizes; tell the bar and the infotext."""
-    control_of(p)
+    host().control_of(p)
     hires = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
     start, target = hires_sizes_of(p) if hires else picture_sizes_of(p)
     name = (p.hr_sampler_name or p.sampler_name) if hires else p.sampler_name
@@ -219,7 +218,7 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae)
-        with control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
+        with host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)
@@ -283,7 +282,7 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae) as job.follow:
+    with host().control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae) as job.follow:
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from apt_ext.webui.hosts.detect import host
+
 __all__ = ["HYPERTILE", "check_borders", "hypertile_aside", "idle"]
 
 HYPERTILE = "APT: Hypertile takes every window for a picture of the whole one's aspect, so inside the windows the U-Net works without it."
@@ -20,7 +22,7 @@ def check_borders(model: Any) -> None:
     Raises:
         ValueError: where one does.
     """
-    parts = [part for part in (getattr(model, "model", None), getattr(model, "first_stage_model", None)) if isinstance(part, nn.Module)]
+    parts = [host().unet(model), *host().vae_halves(model).values()]
     if any(_wraps(layer) for part in parts for layer in part.modules() if isinstance(layer, nn.Conv2d)):
         raise ValueError("another extension makes pictures that tile seamlessly, which cannot be done window by window; turn it or APT off")
 
@@ -39,8 +41,7 @@ def hypertile_aside(model: Any) -> Iterator[bool]:
     Yields:
         Whether it was at work.
     """
-    network = getattr(model, "model", None)
-    layers = [vars(layer).get(HYPERTILE_LAYER) for layer in network.modules()] if isinstance(network, nn.Module) else []
+    layers = [vars(layer).get(HYPERTILE_LAYER) for layer in host().unet(model).modules()]
     working = [layer for layer in layers if layer is not None and layer.enabled]
     try:
         for layer in working:

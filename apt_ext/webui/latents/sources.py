@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from apt_ext.core.types import Size, size_of
-from apt_ext.webui.hosts.a1111 import native_side
+from apt_ext.webui.hosts.checkpoint import native_side
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.resizing import resized
 from apt_ext.webui.latents.sizes import hires_cut, hires_sizes, picture_sizes

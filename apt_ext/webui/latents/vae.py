@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Size
 from apt_ext.core.upscale import enlarge
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.hosts.extensions import idle
 from apt_ext.webui.latents.upscalers import LATENT, enlarge_picture
 from apt_ext.webui.model import FACTOR
@@ -62,7 +63,7 @@ def tiled_vae(model: Any, on: bool = True) -> Iterator[Callable[[Any], None]]:
 @contextmanager
 def _halves_tiled(model: Any) -> Iterator[None]:
     sizes = {"encoder": (Fraction(1, FACTOR), TILE * FACTOR, HALO * FACTOR), "decoder": (Fraction(FACTOR), TILE, HALO)}
-    ours = [(half, *sizes[name], vars(half).get("forward")) for name, half in _halves(model).items() if idle(half)]
+    ours = [(half, *sizes[name], vars(half).get("forward")) for name, half in host().vae_halves(model).items() if idle(half)]
     try:
         for half, factor, tile, halo, _ in ours:
             half.__dict__["forward"] = _tiled(half, factor, tile, halo)
@@ -75,15 +76,9 @@ def _halves_tiled(model: Any) -> Iterator[None]:
                 half.__dict__["forward"] = before
 
 
-def _halves(model: Any) -> dict[str, nn.Module]:
-    """The VAE's encoder and decoder, where it has them."""
-    found = {name: getattr(model.first_stage_model, name, None) for name in ("encoder", "decoder")}
-    return {name: half for name, half in found.items() if isinstance(half, nn.Module)}
-
-
 def tiled_by_another(model: Any) -> bool:
     """Whether another extension has its own forward in this model's VAE."""
-    return not all(map(idle, _halves(model).values()))
+    return not all(map(idle, host().vae_halves(model).values()))
 
 
 def decode(model: Any, latent: Tensor) -> list[Tensor]:

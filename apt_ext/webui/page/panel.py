@@ -5,13 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from modules import sd_models
-
 from apt_ext.core.plan import demofusion_views
-from apt_ext.webui.hosts.a1111 import native_side
+from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
-from apt_ext.webui.model import FACTOR, family_of
+from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.asked import read
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
@@ -69,7 +68,7 @@ def plan(raw: Any) -> dict[str, Any]:
         ValueError: in one sentence, where the job would be refused.
     """
     asked = read(raw)
-    model = sd_models.model_data.sd_model
+    model = host().loaded()
     if model is None:
         raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
     request = parse([asked.settings], default_values())

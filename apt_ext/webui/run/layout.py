@@ -12,7 +12,8 @@ from torch import Tensor
 from apt_ext.core.plan import Plan, make_plan
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.options import Options, has_residual
-from apt_ext.webui.hosts.a1111 import native_side
+from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import facts_of
 from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 
@@ -69,9 +70,9 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     """
     check_sampler(sampler.config.name, sampler.funcname, has_residual(options))
     model = shared.sd_model
-    coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
-    table = getattr(sampler.model_wrap, "sigmas", None)
-    facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), native_side(model))  # type: ignore[attr-defined]
+    coordinates = coordinates_of(sampler.funcname, host().alphas_cumprod(model), host().whole_timesteps)
+    table = host().noise_levels(sampler)
+    facts = facts_of(family_of(model), coordinates.sigmas if table is None else table, native_side(model))  # type: ignore[attr-defined]
     if p.denoising_strength is None:
         raise ValueError("denoising strength is not given; it says how much of the schedule each phase runs, try 0.6")
     total, last = sd_samplers_common.setup_img2img_steps(p, steps)

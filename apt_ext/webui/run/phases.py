@@ -16,14 +16,13 @@ from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser, Size, size_of
 from apt_ext.core.upscale import PhaseStart, phase_hold, phase_residual, upscale
 from apt_ext.core.views import ViewCalls
-from apt_ext.webui.hosts.a1111 import FirstCheckpoint, fused_inside
-from apt_ext.webui.hosts.controlnet import control_of
+from apt_ext.webui.hosts.detect import host
+from apt_ext.webui.hosts.host import AtOnce
 from apt_ext.webui.latents.resizing import resized, resized_conditioning
-from apt_ext.webui.model import crop_embedding
 from apt_ext.webui.run.engine import PhaseRun, window_corners
 from apt_ext.webui.run.layout import Layout
 from apt_ext.webui.run.progress import Progress
-from apt_ext.webui.run.samplers import clock_of
+from apt_ext.webui.run.samplers import SigmaCoordinates, clock_of
 from apt_ext.webui.words.passes import Words
 from apt_ext.webui.words.seen import PromptRows
 from apt_ext.webui.words.windows import WindowPrompts
@@ -147,7 +146,7 @@ class _Sampling:
 
     def __init__(self, run: Pass, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None):
         self.run, self.whole, self.args, self.steps, self.image_conditioning = run, whole, args, steps, image_conditioning
-        self.control = control_of(run.p)
+        self.control = host().control_of(run.p)
         self.batch = self.control.most(run.layout.plan.setups[0].options.window_batch)  # what memory has taught goes on to the next phase
 
     def __call__(self, setup: PhaseSetup, start: PhaseStart) -> Tensor:
@@ -165,7 +164,7 @@ class _Sampling:
             self.control.phase(size),
             _attributes(run.p, rng=source, **masks.on_p),
             _attributes(run.sampler, **lists),
-            fused_inside(run.sampler.model_wrap_cfg, inside),
+            host().inside(run.sampler.model_wrap_cfg, inside, AtOnce(self.batch, layout.facts.window)),
         ):
             conditioning = None if self.image_conditioning is None else resized_conditioning(self.image_conditioning, size)
             x = run.original(run.p, start.z_up, noise, *self.args, steps=self.steps, image_conditioning=conditioning)
@@ -180,7 +179,8 @@ class _Sampling:
         run, clock = self.run, mixer.clock
 
         def on_views(count: int) -> None:
-            run.progress.done(clock.step, count)
+            if inside.counted:
+                run.progress.done(clock.step, count)
             if _stopped():
                 raise sd_samplers_common.InterruptedException
 
@@ -188,14 +188,25 @@ class _Sampling:
             self.batch = _halve(run.p, error, used)
             return self.batch
 
-        corners = window_corners(crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left)))
+        corner, offset = host().crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left))
+        corners = window_corners(corner, offset, arguments=host().arguments)
         prompts = _window_prompts(run, setup)
         condition = self.control.condition(prompts.condition(corners) if prompts else corners)
 
         def fuse(model: Denoiser) -> Any:
             return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)
 
-        return PhaseRun(run.layout.coordinates, mixer, fuse, on_memory=on_memory, prompts=prompts, hold=hold)
+        inside = PhaseRun(
+            run.layout.coordinates,
+            mixer,
+            fuse,
+            on_memory=on_memory,
+            prompts=prompts,
+            hold=hold,
+            called=None if host().sampler_coordinates else SigmaCoordinates(),
+            parts_of=host().parts_of,
+        )
+        return inside
 
 
 def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
@@ -211,7 +222,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     """
     target, plan = size_of(whole), run.layout.plan
     done, last = 0, z
-    first = FirstCheckpoint(run.sampler.model_wrap_cfg)
+    first = host().first_checkpoint(run.sampler.model_wrap_cfg)
 
     def upsample(latent: Tensor, size: Size) -> Tensor:
         run.progress.begin(plan.phases[done])

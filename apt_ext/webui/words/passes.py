@@ -12,8 +12,7 @@ from torch import Tensor
 
 from apt_ext.core.types import ModelFacts, Size, size_of
 from apt_ext.core.windows import Window
-from apt_ext.webui.hosts.a1111 import fused_inside
-from apt_ext.webui.hosts.controlnet import without_control
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.resizing import resized_conditioning
 from apt_ext.webui.latents.saving import infotext_of, save_beside
 from apt_ext.webui.latents.sources import hires_cut_of
@@ -54,7 +53,7 @@ def listen(p: Any, job: Job, sampler: Any) -> None:
         schedules = prompt_schedules(p, conditioning)
         if schedules is None:  # `window_words` says so
             return original(p, x, conditioning, *args, **kwargs)
-        with gathering(sampler.model_wrap_cfg, schedules, size_of(x), fused_inside) as maps:
+        with gathering(sampler.model_wrap_cfg, schedules, size_of(x)) as maps:
             samples = original(p, x, conditioning, *args, **kwargs)
         job.seen = seen_words(maps)
         return samples
@@ -73,7 +72,7 @@ def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond
     crop = Crop(0, 0, size, size)
     if seen is None:
         dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
-        with without_control(p):  # its hints have the size of the picture
+        with host().without_control(p):  # its hints have the size of the picture
             maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
         seen = seen_words(maps)
     elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):

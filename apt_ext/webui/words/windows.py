@@ -17,6 +17,7 @@ from apt_ext.core.conditioning import Condition, ViewBatch, own_rows
 from apt_ext.core.types import Size
 from apt_ext.core.windows import Window
 from apt_ext.core.words import kept_words, window_shares
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import POOLED
 from apt_ext.webui.words.seen import PromptRows, Schedules, Seen, emphasis, text_at
 from apt_ext.webui.words.text import join_words
@@ -87,9 +88,9 @@ class WindowPrompts:
             done += count
         self.encoded.encode(list(needed), cond)
 
-    def next_call(self, count: int) -> None:
-        """The model is about to be called with `count` rows at the phase's size."""
-        self._current = self.rows.take(count)
+    def next_call(self, count: int, parts: Sequence[int | None] | None = None) -> None:
+        """The model is about to be called with `count` rows at the phase's size. `parts`: see `Host.parts_of`."""
+        self._current = self.rows.take(count, parts)
 
     def condition(self, inner: Condition) -> Condition:
         """`inner`, after which every local window's prompt rows see its own words."""
@@ -109,11 +110,11 @@ class WindowPrompts:
                 kept = self.texts(picture, text, [window])[0]
                 return None if kept == text else (text, kept)
 
-            return {**cut, "cond": self._with_rows(cut["cond"], batch, own)}
+            return self._with_rows(cut, batch, own)
 
         return with_words
 
-    def _with_rows(self, cond: Mapping[str, Any], batch: ViewBatch, own: Callable[[Window, int], tuple[str, str] | None]) -> Mapping[str, Any]:
+    def _with_rows(self, extra: Mapping[str, Any], batch: ViewBatch, own: Callable[[Window, int], tuple[str, str] | None]) -> Mapping[str, Any]:
         def sequence(value: Tensor) -> Tensor:
             def row(window: Window, number: int) -> Tensor | None:
                 found = own(window, number)
@@ -129,9 +130,9 @@ class WindowPrompts:
             # Only the pooled prompt is the window's own; sizes and crop corner stay as they are.
             return torch.cat([own_rows(value[:, :POOLED], batch, row), value[:, POOLED:]], dim=1)
 
-        if "crossattn" in cond:
-            return {**cond, "crossattn": sequence(cond["crossattn"]), "vector": pooled(cond["vector"])}
-        return {**cond, "c_crossattn": [sequence(cond["c_crossattn"][0])]}
+        whole, vector = host().arguments.text_of(extra)
+        assert whole is not None
+        return host().arguments.with_text(extra, sequence(whole), None if vector is None else pooled(vector))
 
     def labels(self, windows: Sequence[Window]) -> list[list[str]]:
         """[picture][window] -> the words it keeps at the first step, parts joined by AND."""
