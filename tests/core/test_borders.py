@@ -33,7 +33,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def wide(x: Tensor, reach: tuple[int, int], around: Around) -> np.ndarray:
     """numpy's padding, axis by axis."""
-    down, across = ("wrap" if on else "reflect" for on in around)
+    modes: list[Any] = ["wrap" if on else "reflect" for on in around]
+    down, across = modes
     made = np.pad(x.numpy(), ((0, 0), (0, 0), (reach[0],) * 2, (0, 0)), mode=down)
     return np.pad(made, ((0, 0), (0, 0), (0, 0), (reach[1],) * 2), mode=across)
 
