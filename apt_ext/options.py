@@ -22,6 +22,7 @@ __all__ = [
     "Setting",
     "blur_std",
     "has_residual",
+    "infotext_key",
     "preset_named",
     "published",
     "reanchors",
@@ -239,6 +240,11 @@ PRESETS: dict[str, Preset] = {
 def settings(of: type[Options] | type[Schedule] = Options) -> dict[str, Setting]:
     """The settings of a dataclass by name."""
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(of)}
+
+
+def infotext_key(name: str) -> str:
+    """A setting's name in the infotext; empty for the one that does not change the picture."""
+    return "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
 
 
 def preset_named(name: str) -> Preset:

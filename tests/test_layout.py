@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str] | None]] = {
     "apt_ext.core": ({"apt_ext.core", "apt_ext.options"}, {"torch", "einops"}),
     "apt_ext.webui": ({"apt_ext", "apt_ext.webui", "apt_ext.core", "apt_ext.options"}, {"torch", "einops", "numpy", "PIL", *HOST}),
     "apt_ext.demo": ({"apt_ext", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
-    "apt_ext.__main__": ({"apt_ext.demo"}, set()),
+    "apt_ext.demo.cli": ({"apt_ext", "apt_ext.demo", "apt_ext.checkpoints", "apt_ext.core", "apt_ext.options"}, None),
+    "apt_ext.checkpoints": ({"apt_ext", "apt_ext.checkpoints", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
+    "apt_ext.__main__": ({"apt_ext.demo.cli"}, set()),
     "apt_ext": (set(), set()),
     "bench": ({"apt_ext", "bench", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ from torch import Tensor
 
 from apt_ext.core.borders import extend
 from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Denoiser, ModelFacts, Size
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
 from apt_ext.demo.blocks import channels_last
 from apt_ext.demo.samplers import k_external
 from apt_ext.demo.unet import MULTIPLE, UNet
+from apt_ext.demo.wanted import Conditioned, Job, Source
 
 __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "choose_device", "load_model"]
 
@@ -37,8 +41,11 @@ class LeavesModel:
     Attributes:
         styles: names of the styles that it was trained on.
         sigmas: (1000,) its ascending noise levels.
-        facts: what the engine has to know of it.
+        The others are those of `Model`.
     """
+
+    factor, channels, smallest, prompts = FACTOR, LATENT_CHANNELS, 0, False
+    first_size = NATIVE
 
     def __init__(self, autoencoder: Autoencoder, unet: UNet, shift: Tensor, scale: Tensor, styles: tuple[str, ...], device: torch.device):
         self.autoencoder = channels_last(autoencoder, device).eval().requires_grad_(False)
@@ -46,6 +53,7 @@ class LeavesModel:
         self.styles, self.device = styles, device
         self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
         self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
+        self.about: dict[str, Any] = {}
         self.sigmas: Tensor = self._wrapped.sigmas.cpu()
         self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas), FACTOR)
 
@@ -85,6 +93,17 @@ class LeavesModel:
             return without + guidance * (with_style - without)
 
         return guided
+
+    def conditioned(self, job: Job, source: Source | None = None) -> Callable[[PhaseSetup | None], Conditioned]:
+        """The model guided towards the job's style; every phase and every window sees the same."""
+        style = torch.tensor([self.style_index(job.style)], device=self.device)
+        return lambda setup: Conditioned(self.denoiser(job.guidance, job.guided_above), {"style": style})
+
+    def infotext(self, job: Job, pixels: tuple[int, int]) -> str:
+        """Every setting of a job by its name."""
+        values = asdict(job)
+        flat = {name: value for name, value in values.items() if name not in ("options", "schedule")} | values["schedule"] | values["options"]
+        return ", ".join(f"APT {name.replace('_', ' ')}: {value}" for name, value in flat.items())
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

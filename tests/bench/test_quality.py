@@ -12,9 +12,10 @@ from PIL import Image
 
 import bench.quality.__main__ as quality
 import bench.quality.sheet as sheets
-from apt_ext.demo.job import from_picture, run_job, show
+from apt_ext.demo.job import run_job, show
 from apt_ext.demo.model import WEIGHTS
 from apt_ext.demo.pictures import to_picture
+from apt_ext.demo.sources import from_picture
 from apt_ext.options import PRESETS, Options, Preset, Schedule, published
 from bench.quality.bars import EDGES, KERNEL, LOSS, MISSING, SHARES, check_bars, misses
 from bench.quality.front import draw_front, front_table, presets_table

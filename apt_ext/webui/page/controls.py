@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from apt_ext.options import METHOD_BLUR, PRESETS, Options, settings
+from apt_ext.options import METHOD_BLUR, PRESETS, Options, infotext_key, settings
 
-__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "defaults", "infotext_key", "pasted"]
+__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "defaults", "pasted"]
 
 CUSTOM = "Custom"
 HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
@@ -38,11 +38,6 @@ class Control:
     step: float = 0.05
     infotext: str = ""
     former: str = ""
-
-
-def infotext_key(name: str) -> str:
-    """A setting's name in the infotext; empty for the one that does not change the picture."""
-    return "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
 
 
 def _option(name: str, former: str = "") -> Control:

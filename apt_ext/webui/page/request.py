@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apt_ext.core.noise_levels import shortcut_start
-from apt_ext.options import PRESETS, Options, preset_named, settings
-from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults, infotext_key
+from apt_ext.options import PRESETS, Options, infotext_key, preset_named, settings
+from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults
 
 __all__ = ["Request", "flag", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
 

@@ -14,12 +14,12 @@ import torch
 from modules import prompt_parser, shared
 from torch import Tensor
 
+from apt_ext.core.attention import AttentionMaps, listening, map_size
 from apt_ext.core.phases import base_size
 from apt_ext.core.types import Size, size_of
 from apt_ext.core.words import token_masks, word_masks
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.resizing import resized
-from apt_ext.webui.words.attention import AttentionMaps, listening, map_size
 from apt_ext.webui.words.text import Word, split_words, token_positions
 
 __all__ = ["PromptRows", "Schedules", "Seen", "emphasis", "gather_from_latent", "gathering", "prompt_schedules", "seen_words", "text_at"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from apt_ext.core.attention import AttentionMaps
 from apt_ext.core.phases import plan_phases
 from tests.host.double.jobs import far, left_on_p, nothing_left, pixels
 
@@ -52,7 +53,7 @@ def test_windows_are_told_their_own_words_and_nothing_stays(host, samplers, job_
 
 @pytest.mark.parametrize("method", ["demofusion", "multidiffusion"])
 def test_other_methods_and_a_threshold_of_zero_look_at_nothing(host, job_of_kind, monkeypatch, method):
-    monkeypatch.setattr(host.attention.AttentionMaps, "add", None)
+    monkeypatch.setattr(AttentionMaps, "add", None)
     host.run(job_of_kind("text", {"method": method}, prompt=PROMPT))
     host.run(job_of_kind("text", ACC | {"word_threshold": 0.0}, prompt=PROMPT))
     assert set(host.model.cond_stage_model.encoded) == {PROMPT}
@@ -60,8 +61,8 @@ def test_other_methods_and_a_threshold_of_zero_look_at_nothing(host, job_of_kind
 
 def test_the_maps_are_the_mean_attention_of_the_prompt_alone(host, monkeypatch):
     recorded = {}
-    means = host.attention.AttentionMaps.means
-    monkeypatch.setattr(host.attention.AttentionMaps, "means", lambda self: recorded.setdefault("maps", means(self)))
+    means = AttentionMaps.means
+    monkeypatch.setattr(AttentionMaps, "means", lambda self: recorded.setdefault("maps", means(self)))
     calls, unet = [], host.model.model.diffusion_model
     forward = unet.forward
     monkeypatch.setattr(unet, "forward", lambda x, context: calls.append((x.clone(), context.clone())) or forward(x, context))
