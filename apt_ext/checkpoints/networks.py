@@ -9,9 +9,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from apt_ext.core.borders import extend
 from apt_ext.core.noise_levels import discrete_timestep, flow_timestep
 from apt_ext.core.types import Denoiser
-from apt_ext.core.windows import extend
 from apt_ext.demo.samplers import k_external
 
 __all__ = ["flow_denoiser", "flow_sigmas", "flux_velocity", "guided", "sd3_velocity", "unet_denoiser", "unet_noise"]

@@ -30,7 +30,7 @@ class AptUpscalePipeline:
 
     Args:
         pipe: a loaded pipeline of SD 1.x, SD 2.x, SDXL, SD3 or Flux.
-        window: side of the windows in pixels; the checkpoint's own where it is left out.
+        native: side in pixels of the pictures that it composes, and of its windows; the checkpoint's own where it is left out.
         prediction: "epsilon" or "v_prediction", where the scheduler's configuration does not know.
         controlnet: a ControlNet, or several.
 
@@ -38,8 +38,8 @@ class AptUpscalePipeline:
         ValueError: in one sentence, for a pipeline whose parts cannot be used.
     """
 
-    def __init__(self, pipe: Any, *, window: int | None = None, prediction: str | None = None, controlnet: Any = ()):
-        self.pipe, self._window, self._prediction = pipe, window, prediction
+    def __init__(self, pipe: Any, *, native: int | None = None, prediction: str | None = None, controlnet: Any = ()):
+        self.pipe, self._native, self._prediction = pipe, native, prediction
         self._controls = list(controlnet) if isinstance(controlnet, (list, tuple)) else [controlnet]
         self._model([1.0] * len(self._controls))
 
@@ -76,7 +76,7 @@ class AptUpscalePipeline:
 
     def _model(self, weights: Sequence[float]) -> Any:
         controls = list(zip(self._controls, weights, strict=True))
-        return from_pipeline(self.pipe, window=self._window, prediction=self._prediction, controls=controls)
+        return from_pipeline(self.pipe, native=self._native, prediction=self._prediction, controls=controls)
 
     def __call__(
         self,

@@ -116,7 +116,7 @@ def plan_picture(model: Model, pixels: tuple[int, int], job: BaseJob) -> Plan:
 
 
 def _check_window(model: Model, pixels: tuple[int, int], job: BaseJob) -> None:
-    window = [side * model.factor for side in reversed(model.facts.window)]
+    window = [side * model.factor for side in reversed(window_size(job.options, model.facts))]
     sides = [round(side * job.scale) for side in pixels]
     if max(sides) < max(window) or min(sides) < min(window) / 2:
         needed = max(max(window) / max(pixels), min(window) / 2 / min(pixels))

@@ -53,7 +53,7 @@ def opened(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
     """A checkpoint by its kind, loaded from its folder; the same one for the same arguments."""
     from apt_ext.checkpoints.opening import open_checkpoint
 
-    return cache(lambda kind, **more: open_checkpoint(str(checkpoints(kind)), device="cpu", **{"window": 64 if kind == "flux" else None} | more))
+    return cache(lambda kind, **more: open_checkpoint(str(checkpoints(kind)), device="cpu", **{"native": 64 if kind == "flux" else None} | more))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def run(checkpoints, photo, tmp_path):
     def go(kind, *more, command="upscale", scale=2, steps=8):
         model = [str(photo)] if command == "upscale" else []
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        window = ["--window", "64"] if kind == "flux" else []
+        window = ["--native", "64"] if kind == "flux" else []
         arguments = [command, *model, "--model", str(checkpoints(kind)), "--scale", str(scale), "--steps", str(steps), *window, "--quiet", "-o", str(out)]
         status = main([*arguments, *(WORDS if kind != "flux" else WORDS[:2]), *map(str, more)])
         return status, {path.name: path for path in sorted(out.iterdir())} if out.is_dir() else {}

@@ -113,7 +113,7 @@ def _bad(tmp_path, checkpoints, photo):
         ("{photo} --model {model} --device abacus", "device 'abacus' cannot be used"),
         ("{photo} --model {model} --device cuda:7", "device 'cuda:7' cannot be used"),
         ("{photo} --model {model} --offload model", "leave --offload out"),
-        ("{photo} --model {model} --window 60", "multiple of 16"),
+        ("{photo} --model {model} --native 60", "multiple of 16"),
         ("{photo} --model {model} --lora {tmp}/none.safetensors", "does not exist"),
         ("{photo} --model {model} --lora {tmp}/lora.safetensors", "LoRA"),
         ("{photo} --model {model} --lora {tmp}/lora.safetensors:much", "weight 'much'"),

@@ -7,8 +7,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo import sources
+from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import run_job, show
 from apt_ext.demo.model import HALO, TILE, WEIGHTS, load_model
 from apt_ext.demo.sources import from_picture, from_words
