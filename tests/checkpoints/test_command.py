@@ -93,7 +93,7 @@ def test_the_picture_holds_what_the_webui_reads(run):
         for name, value in re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', fields)
     }
     assert (read["Steps"], read["Sampler"], read["Schedule type"], read["Size"]) == ("8", "DPM++ 2M", "Karras", "144x192")
-    assert (read["CFG scale"], read["Seed"], read["Model"], read["Denoising strength"]) == ("7.0", "1", "sdxl", "0.25")
+    assert (read["CFG scale"], read["Seed"], read["Model"], read["Denoising strength"]) == ("7", "1", "sdxl", "0.25")
     controls = {control.name: pasted(control, read) for control in CONTROLS if control.infotext and control.name != "tiled_vae"}
     assert None not in controls.values()
     assert (controls["phases"], controls["matching"], controls["skip_residual"], controls["method"]) == ("1.5,2", 0.5, True, "demofusion")

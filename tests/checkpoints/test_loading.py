@@ -35,9 +35,9 @@ def test_a_single_file_is_the_folder_it_was_made_from(checkpoints, opened, kind)
 @pytest.mark.parametrize(
     ("kind", "family", "prediction", "window", "multiple"),
     [
-        ("sd1", "sd", "epsilon", 64, 2),
-        ("sd2v", "sd", "v_prediction", 64, 2),
-        ("sdxl", "sdxl", "epsilon", 64, 2),
+        ("sd1", "sd", "epsilon", 64, 4),
+        ("sd2v", "sd", "v_prediction", 64, 4),
+        ("sdxl", "sdxl", "epsilon", 64, 4),
         ("sd3", "sd3", "flow", 64, 2),
         ("flux", "flux", "flow", 64, 2),
     ],
@@ -113,7 +113,7 @@ def _bad(tmp_path, checkpoints, photo):
         ("{photo} --model {model} --device abacus", "device 'abacus' cannot be used"),
         ("{photo} --model {model} --device cuda:7", "device 'cuda:7' cannot be used"),
         ("{photo} --model {model} --offload model", "leave --offload out"),
-        ("{photo} --model {model} --native 60", "multiple of 16"),
+        ("{photo} --model {model} --native 60", "multiple of 32"),
         ("{photo} --model {model} --lora {tmp}/none.safetensors", "does not exist"),
         ("{photo} --model {model} --lora {tmp}/lora.safetensors", "LoRA"),
         ("{photo} --model {model} --lora {tmp}/lora.safetensors:much", "weight 'much'"),
