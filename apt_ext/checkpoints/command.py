@@ -60,6 +60,7 @@ def _open(args: argparse.Namespace, job: PromptJob) -> tuple[Checkpoint, PromptJ
         vae=args.vae,
         loras=args.lora or (),
         controls=args.control or (),
+        native=args.native,
         prediction=args.prediction,
         allow_pickle=bool(args.allow_pickle),
     )

@@ -30,8 +30,8 @@ SPACINGS = {"karras": "Karras", "exponential": "Exponential", "normal": "Uniform
 
 
 def _quoted(value: Any) -> str:
-    """As the WebUI quotes what holds its own separators."""
-    text = str(value)
+    """As the WebUI quotes what holds its own separators; a whole number is written as one, whichever way it was given."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",\n:") else text
 
 

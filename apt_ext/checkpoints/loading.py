@@ -26,8 +26,8 @@ class Loaded(NamedTuple):
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Whatever a loader stumbles over becomes one sentence."""
+def _explained(what: str, hub: bool = False) -> Iterator[None]:
+    """Whatever a loader stumbles over becomes one sentence. `hub`: whether it fetches something to begin with."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
@@ -35,9 +35,9 @@ def _explained(what: str) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         kind = f"{type(error).__name__} {text}".lower()
-        if any(word in kind for word in ("connect", "offline", "resolve", "localentrynotfound", "couldn't find", "timed out", "timeout")):
+        if hub or any(word in kind for word in ("connect", "offline", "resolve", "localentrynotfound", "couldn't find", "timed out", "timeout")):
             raise ValueError(
-                f"{what} cannot be fetched from the hub ({text[:160]}); check the network, or give the path of a folder or a .safetensors file that is here"
+                f"{what} cannot be fetched from the hub ({text[:160]}); check its name and the network, or give a folder or a .safetensors file that is here"
             ) from None
         if "safetensors" in kind and ("no file" in kind or "found in" in kind or "use_safetensors" in kind or "not found" in kind):
             raise ValueError(f"{what} has no safetensors ({text[:160]}); use one that has, or --allow-pickle if you trust its files") from None
@@ -119,7 +119,7 @@ def load_pipeline(
         if Path(name).is_dir():
             kind = kind_of_config(Path(name))
         elif _is_hub_name(name):
-            with _explained(what):
+            with _explained(what, hub=True):
                 kind = str(library.DiffusionPipeline.load_config(name)["_class_name"])
         else:
             raise ValueError(f"model {name!r} does not exist; give the path of a .safetensors file, a diffusers folder or a name on the hub")

@@ -44,7 +44,7 @@ class Checkpoint:
         pipe: of diffusers', its parts where they are to compute. `family`: its kind.
         name: for reports and infotexts.
         device: where latents are. `by_layers`: whether its layers are moved one by one.
-        window: side of a window in pixels; the checkpoint's own where it is None.
+        native: side in pixels of the pictures that it composes, and of its windows; the checkpoint's own where it is None.
         prediction: what the UNet predicts, where its scheduler's configuration does not know.
         controls: ControlNets and their weights.
 
@@ -60,7 +60,7 @@ class Checkpoint:
         device: torch.device,
         *,
         by_layers: bool = False,
-        window: int | None = None,
+        native: int | None = None,
         prediction: str | None = None,
         controls: Sequence[tuple[Any, float]] = (),
     ):
@@ -71,7 +71,7 @@ class Checkpoint:
         self.factor, self.channels = self.autoencoder.factor, self.autoencoder.channels
         self._check_channels()
         own, multiple = _native(pipe, family)
-        side = own if window is None else _window(window, self.factor, multiple)
+        side = own if native is None else _side(native, self.factor, multiple)
         config = pipe.scheduler.config
         self.prediction = "flow" if family.network != "unet" else prediction or str(config.get("prediction_type", "epsilon"))
         self._denoiser: Denoiser
@@ -82,7 +82,7 @@ class Checkpoint:
             self._noise = unet_noise(self.network, multiple, self.factor, self.controls)
             schedule = diffusers().DDIMScheduler.from_config(config).alphas_cumprod.clamp(min=2**-24).to(device)
             self._denoiser, self.sigmas, timestep = unet_denoiser(self._noise, schedule, self.prediction)
-        self.facts = ModelFacts(Size(side, side), multiple, float(self.sigmas[-1]), timestep)
+        self.facts = ModelFacts(Size(side, side), multiple, float(self.sigmas[-1]), timestep, self.factor)
         self.smallest, self.first_size = math.ceil(side * side / 1.5), Size(side, side)
         self.prompts = family.network == "unet"
         self._words: dict[tuple[str, str], Any] = {}
@@ -204,10 +204,10 @@ def _native(pipe: Any, family: Family) -> tuple[int, int]:
     return int(pipe.default_sample_size), 2
 
 
-def _window(pixels: int, factor: int, multiple: int) -> int:
+def _side(pixels: int, factor: int, multiple: int) -> int:
     unit = factor * multiple
     if pixels < unit or pixels > 4096 or pixels % unit:
-        raise ValueError(f"window {pixels} does not fit this checkpoint; use a multiple of {unit} pixels up to 4096")
+        raise ValueError(f"native size {pixels} does not fit this checkpoint; use a multiple of {unit} pixels up to 4096")
     return pixels // factor
 
 

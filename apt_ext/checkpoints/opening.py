@@ -39,7 +39,7 @@ def open_checkpoint(
     vae: str | None = None,
     loras: Sequence[str] = (),
     controls: Sequence[str] = (),
-    window: int | None = None,
+    native: int | None = None,
     prediction: str | None = None,
     allow_pickle: bool = False,
 ) -> Checkpoint:
@@ -52,7 +52,7 @@ def open_checkpoint(
         config: for a single file, the folder or the hub name whose parts it is a checkpoint of; found by itself with a network.
         vae: another VAE: a folder, a file or a hub name. `loras`: files, each as "file" or "file:0.8".
         controls: ControlNets, each a folder, a file or a hub name, as "name" or "name:0.8".
-        window: side of the windows in pixels; the checkpoint's own where it is left out.
+        native: side in pixels of the pictures that it composes, and of its windows; the checkpoint's own where it is left out.
         prediction: "epsilon" or "v_prediction", where a single file's UNet predicts what its family does not.
         allow_pickle: load files other than safetensors too, which can run any program.
 
@@ -67,10 +67,10 @@ def open_checkpoint(
     for net, _ in nets:
         net.to(where)
     place(loaded.pipe, where, offload)
-    return Checkpoint(loaded.pipe, loaded.family, name, where, by_layers=offload == "sequential", window=window, prediction=prediction, controls=nets)
+    return Checkpoint(loaded.pipe, loaded.family, name, where, by_layers=offload == "sequential", native=native, prediction=prediction, controls=nets)
 
 
-def from_pipeline(pipe: object, *, window: int | None = None, prediction: str | None = None, controls: Sequence[tuple[object, float]] = ()) -> Checkpoint:
+def from_pipeline(pipe: object, *, native: int | None = None, prediction: str | None = None, controls: Sequence[tuple[object, float]] = ()) -> Checkpoint:
     """A pipeline of diffusers' that is loaded already, where and as it is.
 
     Raises:
@@ -82,4 +82,4 @@ def from_pipeline(pipe: object, *, window: int | None = None, prediction: str | 
     origin = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or name)
     device = torch.device(pipe._execution_device)  # type: ignore[attr-defined]
     by_layers = any(hasattr(layer, "_hf_hook") for layer in pipe.vae.decoder.modules())  # type: ignore[attr-defined]
-    return Checkpoint(pipe, family, origin, device, by_layers=by_layers, window=window, prediction=prediction, controls=controls)
+    return Checkpoint(pipe, family, origin, device, by_layers=by_layers, native=native, prediction=prediction, controls=controls)

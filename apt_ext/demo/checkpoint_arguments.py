@@ -21,6 +21,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, picture: bool) -> None:
     group.add_argument("--lora", action="append", metavar="FILE[:WEIGHT]", help="a LoRA file; may be given several times")
     group.add_argument("--dtype", choices=DTYPES, help="numbers of the model; auto: float16 on a GPU, float32 elsewhere")
     group.add_argument("--offload", choices=OFFLOADS, help="keep the model's parts in main memory until they are needed: whole parts, or layer by layer; none")
+    group.add_argument("--native", type=int, metavar="PIXELS", help="side of the pictures that it composes, and of its windows; the checkpoint's own")
     group.add_argument("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts, where a single file does not say so")
     group.add_argument(
         "--control", action="append", metavar="X[:WEIGHT]", help="a ControlNet: folder, .safetensors file or hub name; several times for several"
@@ -33,7 +34,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, picture: bool) -> None:
         group.add_argument("--size", metavar="WxH", help="of the picture that is made first; the checkpoint's own")
 
 
-NAMES = "prompt negative config vae lora dtype offload prediction control control_image allow_pickle mask size".split()
+NAMES = "prompt negative config vae lora dtype offload native prediction control control_image allow_pickle mask size".split()
 
 
 def check_checkpoint(args: argparse.Namespace) -> bool:

@@ -20,6 +20,7 @@ from apt_ext import __version__
 from apt_ext.core.phases import Phase
 from apt_ext.demo.arguments import job_from
 from apt_ext.demo.job import Outcome, Shown, check_output, peak_memory_mib, plan_job, plan_picture, run_job, seconds_per_view, show
+from apt_ext.demo.masks import outside
 from apt_ext.demo.model import LeavesModel, choose_device, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import READ, WRITTEN, Picture, load_picture
@@ -136,7 +137,7 @@ def enlarge_one(
             phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(model, job, image), profile))
 
     outcome = run_job(model, source, job, shown=shown, on_finished=save_phase)
-    image = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
+    image = outside(show(model, source, outcome.latent, job.scale, job.options.colour_fix), source, job.options.upscaler, model.device)
     path = output.picture(name, _with_alpha(image, alpha), _text(model, job, image), profile)
     for phase in [] if keep else phases:
         output.remove(phase)
@@ -248,9 +249,9 @@ def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBE
     """Let the model make a picture, and enlarge it."""
     job = kind.job(args, "autumn")
     model, job = kind.open(args, job)
+    plan_picture(model, (model.first_size.columns * model.factor, model.first_size.rows * model.factor), job)
     say_limits(kind.limits)
     source = from_words(model, job)
-    plan_job(model, source, job)
     stem = output.free_stem(kind.name(job))
     first = show(model, source, source.latent, 1.0)
     output.picture(stem, first, _text(model, job, first))

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from apt_ext.core.types import Sampler, Size
+from apt_ext.demo.pictures import to_picture
+from apt_ext.demo.upscalers import enlarger
+from apt_ext.demo.wanted import Source
 
-__all__ = ["free_at", "within"]
+__all__ = ["free_at", "outside", "within"]
 
 
 def free_at(mask: Tensor, size: Size) -> Tensor:
@@ -42,3 +46,18 @@ def within(sampler: Sampler, free: Tensor | None, kept: Tensor) -> Sampler:
         return sampler(masked, x, sigmas, extra_args=extra_args, callback=callback)
 
     return sample
+
+
+def outside(made: Image.Image, source: Source, upscaler: str, device: torch.device) -> Image.Image:
+    """A result with the plain enlargement of its picture where a mask keeps it; the result itself where there is no mask.
+
+    Args:
+        upscaler: see `enlarger`; Lanczos where it enlarges latents.
+    """
+    if source.mask is None:
+        return made
+    plain = enlarger(upscaler, device) or enlarger("lanczos", device)
+    assert plain is not None
+    own = to_picture(source.picture[0]).crop((0, 0, *source.pixels))
+    mask = Image.fromarray((source.mask[0, 0] * 255).round().to(torch.uint8).cpu().numpy()).crop((0, 0, *source.pixels))
+    return Image.composite(made, plain(own, made.size), mask.resize(made.size, Image.Resampling.BILINEAR))

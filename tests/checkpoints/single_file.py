@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,18 @@ def _renamed(name: str, names: dict[str, str]) -> str:
     return name
 
 
-def _unet_name(name: str, layers: int) -> str:
-    """The original name of one of a UNet's tensors. `layers`: of a block."""
+def _unet_name(name: str, layers: int, attending: Collection[str]) -> str:
+    """The original name of one of a UNet's tensors. `layers`: of a block. `attending`: blocks that have attention, such as "up_blocks.1"."""
     part, _, rest = name.partition(".")
     if part in ("down_blocks", "up_blocks"):
         block, what, index, inner = rest.split(".", 3)
+        attends = f"{part}.{block}" in attending
         across, first = ("input_blocks", 1) if part == "down_blocks" else ("output_blocks", 0)
         place = first + int(block) * (layers + 1)
         if what == "downsamplers":
             return f"{across}.{place + layers}.0.op.{inner.removeprefix('conv.')}"
         if what == "upsamplers":
-            return f"{across}.{place + layers}.2.{inner}"
+            return f"{across}.{place + layers}.{2 if attends else 1}.{inner}"
         number = 0 if what == "resnets" else 1
         return f"{across}.{place + int(index)}.{number}.{_renamed(inner, RESNET | {'conv_shortcut': 'skip_connection'}) if number == 0 else inner}"
     if part == "mid_block":
@@ -84,7 +86,8 @@ def _clip(weights: Weights, prefix: str) -> Weights:
 def save_single_file(pipe: Any, kind: str, path: Path) -> None:
     """Write a pipeline of kind "sd1", "sd2v" or "sdxl" as one .safetensors file."""
     net = pipe.unet
-    made = {f"model.diffusion_model.{_unet_name(name, net.config.layers_per_block)}": value for name, value in net.state_dict().items()}
+    attending = {".".join(name.split(".")[:2]) for name in net.state_dict() if ".attentions." in name}
+    made = {f"model.diffusion_model.{_unet_name(name, net.config.layers_per_block, attending)}": value for name, value in net.state_dict().items()}
     for name, value in pipe.vae.state_dict().items():
         theirs = _vae_name(name, len(pipe.vae.config.block_out_channels))
         convolution = "attn_1" in theirs and value.ndim == 2

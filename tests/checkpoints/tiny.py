@@ -73,13 +73,13 @@ def vae(channels: int = 4, **more: Any) -> Any:
 
 
 def unet(cross: int, **more: Any) -> Any:
-    """A UNet of two halvings less than Stable Diffusion's."""
+    """A UNet with cross-attention at the whole, a half and a quarter of its latent, as SDXL's has it at the latter two."""
     arguments = {
         "sample_size": WINDOW,
-        "block_out_channels": (16, 32),
+        "block_out_channels": (8, 16, 32),
         "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
         "attention_head_dim": 2,
         "norm_num_groups": 4,
         "cross_attention_dim": cross,
@@ -94,15 +94,17 @@ def pipeline(kind: str, folder: Path) -> Any:
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if kind in ("sd1", "sd2v"):
         more = {"prediction_type": "v_prediction"} if kind == "sd2v" else {}
-        net = unet(32) if kind == "sd1" else unet(32, use_linear_projection=True, attention_head_dim=(2, 4))
+        net = unet(32) if kind == "sd1" else unet(32, use_linear_projection=True, attention_head_dim=(2, 2, 4))
         return library.StableDiffusionPipeline(
             vae=vae(), text_encoder=clip_encoder(32), tokenizer=tokenizer, unet=net, scheduler=library.DDIMScheduler(**BETAS, **more), **none
         )
     if kind == "sdxl":
         net = unet(
             32 + 48,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             use_linear_projection=True,
-            transformer_layers_per_block=(1, 2),
+            transformer_layers_per_block=(1, 1, 2),
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=6 * 8 + 48,
