@@ -11,7 +11,7 @@ from torch import Tensor
 from apt_ext.core.types import Around
 from apt_ext.options import FILLS
 
-__all__ = ["FILLS", "NOWHERE", "extend", "fill_around", "folded", "goes_around", "interpolate", "stretches"]
+__all__ = ["FILLS", "NOWHERE", "extend", "fill_around", "folded", "goes_around", "interpolate", "margin", "stretches"]
 
 NOWHERE = Around(False, False)
 _AROUND = {Around(True, True): "around", Around(True, False): "around rows", Around(False, True): "around columns"}
@@ -77,7 +77,7 @@ def extend(x: Tensor, top: int, left: int, bottom: int, right: int, fill: str) -
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
-def _margin(size: int, wanted: int, around: bool, least: int) -> tuple[int, int]:
+def margin(size: int, wanted: int, around: bool, least: int) -> tuple[int, int]:
     """Pixels to lay beyond an axis before it is resized, and what they are afterwards, whole numbers both; none where it does not go on."""
     if not around:
         return 0, 0
@@ -92,7 +92,7 @@ def interpolate(x: Tensor, size: tuple[int, int], around: Around = NOWHERE) -> T
     Args:
         around: the axes along which the picture goes on at its other side.
     """
-    (top, above), (left, before) = (_margin(have, want, on, 3) for have, want, on in zip(x.shape[-2:], size, around, strict=True))
+    (top, above), (left, before) = (margin(have, want, on, 3) for have, want, on in zip(x.shape[-2:], size, around, strict=True))
     wide = extend(x, top, left, top, left, fill_around("reflect", around))
     made = F.interpolate(wide, size=(size[0] + 2 * above, size[1] + 2 * before), mode="bicubic")
     return made[..., above : above + size[0], before : before + size[1]]

@@ -33,10 +33,12 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def wide(x: Tensor, reach: tuple[int, int], around: Around) -> np.ndarray:
     """numpy's padding, axis by axis."""
-    modes: list[Any] = ["wrap" if on else "reflect" for on in around]
-    down, across = modes
-    made = np.pad(x.numpy(), ((0, 0), (0, 0), (reach[0],) * 2, (0, 0)), mode=down)
-    return np.pad(made, ((0, 0), (0, 0), (0, 0), (reach[1],) * 2), mode=across)
+    made: Any = x.numpy()
+    for axis, on in enumerate(around):
+        places = np.arange(made.shape[2 + axis])
+        index = np.pad(places, reach[axis], mode="wrap") if on else np.pad(places, reach[axis], mode="reflect")
+        made = made.take(index, axis=2 + axis)
+    return np.asarray(made)
 
 
 @st.composite

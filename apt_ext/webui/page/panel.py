@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from modules import shared
+
 from apt_ext.core.plan import demofusion_views
+from apt_ext.webui.hosts.borders import seamless_axes
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_sizes
@@ -89,7 +92,8 @@ def plan(raw: Any) -> dict[str, Any]:
         extra_generation_params={},
     )
     sampler = sampler_named(asked.sampler)
-    layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps)
+    around = seamless_axes(None, bool(shared.opts.tiling))
+    layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps, around)
     smaller = asked.img2img and start == end and end[1] * FACTOR <= given[0] and end[0] * FACTOR <= given[1]
     shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and asked.denoising > KEEPS_SHAPES
     said = {LATENT_NOTE: upscaler == LATENT, COLOUR_NOTE: shapes_kept, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}

@@ -10,12 +10,14 @@ from typing import Any
 from modules import devices, rng, sd_samplers_common, shared
 from torch import Tensor
 
+from apt_ext.core.conditioning import Condition
 from apt_ext.core.phases import Phase
 from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser, Size, size_of
 from apt_ext.core.upscale import PhaseStart, phase_hold, phase_residual, upscale
 from apt_ext.core.views import ViewCalls
+from apt_ext.webui.hosts.borders import views_with_borders
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.hosts.host import AtOnce
 from apt_ext.webui.latents.resizing import resized, resized_conditioning
@@ -102,7 +104,7 @@ def _window_prompts(run: Pass, setup: PhaseSetup) -> WindowPrompts | None:
         return None
     words, plan, phase = run.words, run.layout.plan, setup.phase
     threshold = setup.options.word_threshold
-    prompts = WindowPrompts(words.seen, words.schedules, threshold, phase.size, words.crop, PromptRows(run.sampler.model_wrap_cfg), words.encoded)
+    prompts = WindowPrompts(words.seen, words.schedules, threshold, phase.size, words.crop, PromptRows(run.sampler.model_wrap_cfg), words.encoded, setup.around)
     local = [views.local > 0 for views in plan.views[phase.number - 1]]
     prompts.prepare(plan.calls, setup.windows, local, words.cond)
     if setup is plan.setups[-1]:
@@ -158,13 +160,17 @@ class _Sampling:
         own = layout.coordinates.rescaled(layout.own, setup.levels)
         clock = clock_of(run.sampler.funcname, layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.plan.calls)
         mixer = StepMixer(clock, setup.weights, phase_residual(setup, start, noise), layout.coordinates.noised)
-        inside = self._inside(setup, mixer, phase_hold(setup, start, masks.free))
         lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps: own}
         with (
             self.control.phase(size),
             _attributes(run.p, rng=source, **masks.on_p),
             _attributes(run.sampler, **lists),
-            host().inside(run.sampler.model_wrap_cfg, inside, AtOnce(self.batch, layout.facts.window)),
+            views_with_borders(setup.around) as borders,
+            host().inside(
+                run.sampler.model_wrap_cfg,
+                self._inside(setup, mixer, phase_hold(setup, start, masks.free), borders),
+                AtOnce(self.batch, setup.window),
+            ),
         ):
             conditioning = None if self.image_conditioning is None else resized_conditioning(self.image_conditioning, size)
             x = run.original(run.p, start.z_up, noise, *self.args, steps=self.steps, image_conditioning=conditioning)
@@ -174,7 +180,7 @@ class _Sampling:
         clock.finish()
         return x
 
-    def _inside(self, setup: PhaseSetup, mixer: StepMixer, hold: Any) -> PhaseRun:
+    def _inside(self, setup: PhaseSetup, mixer: StepMixer, hold: Any, borders: Callable[[Condition], Condition]) -> PhaseRun:
         """The engine of a phase, for the sampler's denoiser."""
         run, clock = self.run, mixer.clock
 
@@ -191,7 +197,7 @@ class _Sampling:
         corner, offset = host().crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left))
         corners = window_corners(corner, offset, arguments=host().arguments)
         prompts = _window_prompts(run, setup)
-        condition = self.control.condition(prompts.condition(corners) if prompts else corners)
+        condition = borders(self.control.condition(prompts.condition(corners) if prompts else corners))
 
         def fuse(model: Denoiser) -> Any:
             return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)

@@ -13,8 +13,9 @@ import torch
 from modules import devices, prompt_parser, sd_samplers_common, shared
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE
 from apt_ext.core.conditioning import Condition, ViewBatch, own_rows
-from apt_ext.core.types import Size
+from apt_ext.core.types import Around, Size
 from apt_ext.core.windows import Window
 from apt_ext.core.words import kept_words, window_shares
 from apt_ext.webui.hosts.detect import host
@@ -43,10 +44,14 @@ class WindowPrompts:
         seen: from the pass before. `schedules`: of this pass.
         threshold: AccDiffusion's c. `size`: (rows, columns) of the phase. `crop`: what it shows of the picture that was seen.
         rows: of the sampler's denoiser. `encoded`: (text) -> its conditioning, shared by the phases of a job.
+        around: the axes along which the picture is seamless.
     """
 
-    def __init__(self, seen: Seen, schedules: Schedules, threshold: float, size: Size, crop: Crop, rows: PromptRows, encoded: Encodings):
+    def __init__(
+        self, seen: Seen, schedules: Schedules, threshold: float, size: Size, crop: Crop, rows: PromptRows, encoded: Encodings, around: Around = NOWHERE
+    ):
         self.seen, self.schedules, self.threshold, self.rows, self.encoded = seen, schedules, threshold, rows, encoded
+        self.size, self.around = size, around
         scale = (size[0] / crop.size[0], size[1] / crop.size[1])
         self._whole = (round(crop.whole[0] * scale[0]), round(crop.whole[1] * scale[1]))
         self._offset = (round(crop.top * scale[0]), round(crop.left * scale[1]))
@@ -63,7 +68,7 @@ class WindowPrompts:
             moved = [window._replace(top=window.top + self._offset[0], left=window.left + self._offset[1]) for window in fresh]
             of_windows: list[list[int]] = [[] for _ in fresh]
             if judged:
-                of_windows = kept_words(window_shares(torch.stack([masks[index] for index in judged]), moved, self._whole), self.threshold)
+                of_windows = kept_words(window_shares(torch.stack([masks[index] for index in judged]), moved, self._whole, around=self.around), self.threshold)
             for window, kept in zip(fresh, of_windows, strict=True):
                 everything = len(kept) == len(judged)
                 self._kept[picture, text, window] = text if everything else join_words(words, unseen | {judged[index] for index in kept}, emphasis())

@@ -183,7 +183,9 @@ def test_maps_show_what_the_target_shows_where_the_host_cuts(host, monkeypatch):
     """A first pass of 128 x 64 whose target is its middle: windows look up the words of the middle."""
     asked = []
     shares = host.windows.window_shares
-    monkeypatch.setattr(host.windows, "window_shares", lambda masks, windows, size, *more: asked.append((windows, size)) or shares(masks, windows, size, *more))
+    monkeypatch.setattr(
+        host.windows, "window_shares", lambda masks, windows, size, **more: asked.append((windows, size)) or shares(masks, windows, size, **more)
+    )
     host.run(host.text_job(ACC, prompt=PROMPT, width=128, hr_resize_x=128, hr_resize_y=128, steps=3))
     windows, size = asked[0]
     assert size == (16, 32)
