@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from apt_ext.written import AUTO, read_ratios, read_window
+from apt_ext.written import AUTO, REGION, Region, read_ratios, read_regions, read_window
 
 __all__ = [
     "BORDERS",
@@ -18,6 +18,7 @@ __all__ = [
     "UPSCALERS",
     "Options",
     "Preset",
+    "Region",
     "Schedule",
     "Setting",
     "blur_std",
@@ -83,6 +84,9 @@ def _check(name: str, value: Any, limits: Setting, kind: type) -> None:
             raise ValueError(f"{shown} {value!r} is {'a text, no number' if isinstance(value, str) else 'no such number'}; {use}")
         if not limits.least <= value <= limits.most:
             raise ValueError(f"{shown} {value!r} is out of range; {use}")
+    elif not limits.known:
+        if not isinstance(value, str):
+            raise ValueError(f"{shown} {value!r} is no text; use {limits.other}")
     elif not isinstance(value, str) or not value.strip():
         raise _not_known(shown, value, limits)
 
@@ -166,11 +170,22 @@ class Options:
         known=(AUTO,),
         other="a width and a height in pixels such as '640x512'",
     )
+    regions: str = _setting(
+        "",
+        "Regions",
+        f"parts of the picture with a text of their own besides the prompt, a line for each: from left to right x from top to bottom, such as {REGION}",
+        other=f"lines such as '{REGION}'",
+    )
 
     def __post_init__(self) -> None:
         _check_all(self)
         self.phase_ratios()
         self.window_pixels()
+        self.parts()
+
+    def parts(self) -> tuple[Region, ...]:
+        """The regions, read."""
+        return read_regions(self.regions)
 
     def phase_ratios(self) -> tuple[float, ...]:
         """The custom list of ratios to the base size in `phases`; empty for a policy."""

@@ -21,6 +21,8 @@ def _values(control: Control) -> str:
         return "true, false"
     if control.choices:
         return ", ".join([*control.choices, *([OTHERS[control.name]] if control.free else [])])
+    if isinstance(control.default, str):
+        return "lines of text"
     return f"{control.least:g} to {control.most:g}"
 
 

@@ -15,7 +15,7 @@ from apt_ext.core.borders import NOWHERE, stretches
 from apt_ext.core.types import Around
 from apt_ext.core.windows import Window
 
-__all__ = ["kept_words", "open_masks", "token_masks", "window_shares", "word_masks"]
+__all__ = ["box_share", "kept_words", "open_masks", "token_masks", "window_shares", "word_masks"]
 
 
 def open_masks(masks: Tensor, times: int) -> Tensor:
@@ -123,3 +123,22 @@ def kept_words(shares: Tensor, threshold: float = 0.3) -> list[list[int]]:
     everything = list(range(len(shares)))
     kept = (shares >= threshold).T.tolist()
     return [[index for index, keep in enumerate(window) if keep] or everything for window in kept]
+
+
+def box_share(box: tuple[float, float, float, float], window: Window, size: tuple[int, int], around: Around = NOWHERE) -> float:
+    """How much a window and a part of the picture have in common.
+
+    Args:
+        box: (top, left, bottom, right), shares of the picture, 0 to 1. `size`: (rows, columns) of the latent.
+        around: the axes along which the picture is seamless, so that windows go on at its other side.
+
+    Returns:
+        What lies in both over the smaller of the two, as far as they show the picture: 0 to 1.
+    """
+    common, seen, asked = 1.0, 1.0, 1.0
+    for start, length, whole, on, first, last in zip(window[:2], window[2:], size, around, box[:2], box[2:], strict=True):
+        places = [place for place, _ in stretches(start, length, whole, on)]
+        seen *= sum(place.stop - place.start for place in places)
+        common *= sum(max(0.0, min(place.stop, last * whole) - max(place.start, first * whole)) for place in places)
+        asked *= (last - first) * whole
+    return common / min(seen, asked) if seen else 0.0

@@ -16,6 +16,7 @@ from apt_ext.options import PRESETS, PUBLISHED_WINDOWS, Options, Preset, Schedul
 
 __all__ = ["DEFAULT_PRESET", "job_from", "make_parser", "variants", "wanted_from"]
 
+OF_PROMPTS = ("regions",)  # which the embedded model has not
 APT_SETTINGS = ("matching", "gamma", "strength")
 DEFAULT_PRESET = "Balanced"
 
@@ -45,6 +46,8 @@ def _add_settings(parser: argparse.ArgumentParser, switch: bool) -> None:
         group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
     for prefix, own in (("schedule", PRESETS[DEFAULT_PRESET].schedule), ("option", PRESETS[DEFAULT_PRESET].options)):
         for name, setting in settings(type(own)).items():
+            if name in OF_PROMPTS:
+                continue
             default = getattr(own, name)
             flags = (f"--{name.replace('_', '-')}", *({"strength": ("--shortcut",)}.get(name, ())))
             kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction}

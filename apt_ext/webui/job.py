@@ -241,7 +241,7 @@ def install(p: Any) -> None:
             on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore
             on_lost = partial(rescue, p, count, job.request.save_phases, 0 if hires else 1)
             multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
-            words = window_words(p, job, layout.facts, z, x, c, image_conditioning) if job.words else None
+            words = window_words(p, job, layout.facts, z, x, c, image_conditioning) if job.prompts else None
             run = Pass(
                 p=p,
                 sampler=sampler,

@@ -61,8 +61,13 @@ class Job:
     drawn: list[tuple[Image.Image, str]] = field(default_factory=list)
 
     @property
+    def prompts(self) -> bool:
+        """Whether local windows get prompts of their own, by their words or by regions."""
+        return self.words or bool(self.request.options.parts())
+
+    @property
     def words(self) -> bool:
-        """Whether local windows get prompts of their own."""
+        """Whether a window keeps of its prompt only what is seen in it."""
         return self.request.options.method == "accdiffusion" and self.request.options.word_threshold > 0
 
 

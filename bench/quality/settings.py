@@ -44,7 +44,7 @@ def content(setting: Setting) -> dict[str, Any]:
         return {"how": setting.how}
     chosen = setting.options
     options = dataclasses.asdict(chosen)
-    for name in ("window_batch", "word_threshold"):  # the embedded model has no prompts
+    for name in ("window_batch", "word_threshold", "regions"):  # the embedded model has no prompts
         del options[name]
     if chosen.window_pixels() is None:  # the model's own, as in results from before there was a choice
         del options["window"]

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from apt_ext.webui.hosts.detect import host
+
 __all__ = ["HYPERTILE", "hypertile_aside", "idle"]
 
 HYPERTILE = "APT: Hypertile takes every window for a picture of the whole one's aspect, so inside the windows the U-Net works without it."

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from apt_ext.options import PRESETS, Schedule
+from apt_ext.options import PRESETS, Schedule, settings
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.page.access import KEY
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
@@ -27,6 +27,8 @@ def component(control: Control, value: Any, elem_id: str, choices: Sequence[str]
         return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
     if isinstance(control.default, bool):
         return gr.Checkbox(**shared)
+    if isinstance(control.default, str):
+        return gr.Textbox(lines=2, placeholder=settings()[control.name].other, info=control.help, **shared)
     return gr.Slider(minimum=control.least, maximum=control.slider, step=control.step, info=control.help, **shared)
 
 
@@ -96,6 +98,7 @@ def _sentences() -> str:
 
 def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Everything that a preset sets, folded away: whoever opens it looks for something."""
+    row("regions")
     row("method")
     words = row("word_threshold", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}

@@ -88,6 +88,7 @@ CONTROLS: tuple[Control, ...] = (
     _option("hold_until"),
     _option("hold_width"),
     _option("window"),
+    _option("regions"),
 )
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
@@ -103,10 +104,11 @@ def pasted(control: Control, infotext: dict[str, Any]) -> Any:
         return CUSTOM if "APT method" in infotext else None
     text = infotext.get(control.infotext, infotext.get(control.former)) if control.infotext else None
     if text is None:
-        return None
+        # Where there were none, none are written.
+        return "" if control.name == "regions" and "APT method" in infotext else None
     if isinstance(control.default, bool):
         return str(text) == "True"
-    if control.choices:
+    if isinstance(control.default, str):
         return text
     if control.name == "blur" and "APT residual" in infotext:
         return _former_blur(text, METHOD_BLUR.get(str(infotext.get("APT method")), 0.0))

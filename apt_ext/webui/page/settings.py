@@ -19,7 +19,7 @@ def _default_option(control: Control) -> Any:
     label = f"Default: {control.label}"
     if control.choices and not control.free:
         return shared.OptionInfo(control.default, label, gr.Radio, {"choices": list(control.choices)}, section=SECTION)
-    if control.choices or isinstance(control.default, bool):
+    if isinstance(control.default, (str, bool)):
         return shared.OptionInfo(control.default, label, section=SECTION)
     limits = {"minimum": control.least, "maximum": control.slider, "step": control.step}
     return shared.OptionInfo(control.default, label, gr.Slider, limits, section=SECTION)

@@ -103,8 +103,17 @@ def _window_prompts(run: Pass, setup: PhaseSetup) -> WindowPrompts | None:
     if run.words is None:
         return None
     words, plan, phase = run.words, run.layout.plan, setup.phase
-    threshold = setup.options.word_threshold
-    prompts = WindowPrompts(words.seen, words.schedules, threshold, phase.size, words.crop, PromptRows(run.sampler.model_wrap_cfg), words.encoded, setup.around)
+    prompts = WindowPrompts(
+        words.seen,
+        words.schedules,
+        setup.options.word_threshold,
+        phase.size,
+        words.crop,
+        PromptRows(run.sampler.model_wrap_cfg),
+        words.encoded,
+        around=setup.around,
+        regions=setup.options.parts(),
+    )
     local = [views.local > 0 for views in plan.views[phase.number - 1]]
     prompts.prepare(plan.calls, setup.windows, local, words.cond)
     if setup is plan.setups[-1]:

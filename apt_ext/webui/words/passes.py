@@ -24,18 +24,20 @@ from apt_ext.webui.words.windows import Crop, Encodings
 
 __all__ = ["Words", "draw_words", "listen", "show_drawn", "window_words"]
 
+MADE_BY_ANOTHER = "APT: another extension has made the prompt's conditioning, so every window has the whole prompt alone, without words or regions of its own."
+
 
 @dataclass
 class Words:
     """Prompts per window, for one pass.
 
     Attributes:
-        seen: where the words are. `crop`: what this pass shows of what was seen.
+        seen: where the words are; None where every window keeps the prompt, and only regions add to it. `crop`: what this pass shows of what was seen.
         cond: the host's conditioning of this pass. `schedules`: its texts. `encoded`: of the job.
         on_windows: told the last phase's windows at its first step and, for each picture, what each of them keeps.
     """
 
-    seen: Seen
+    seen: Seen | None
     cond: Any
     schedules: Schedules
     crop: Crop
@@ -66,11 +68,13 @@ def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond
     """The prompts of the windows; where there was no first pass to see the words in, one short pass over the base latent looks for them."""
     schedules = prompt_schedules(p, cond)
     if schedules is None:
-        p.comment("APT: another extension has made the prompt's conditioning, so its words cannot be told apart and every window keeps the whole prompt.")
+        p.comment(MADE_BY_ANOTHER)
         return None
     seen, job.seen, size = job.seen, None, size_of(z)
     crop = Crop(0, 0, size, size)
-    if seen is None:
+    if not job.words:
+        seen = None
+    elif seen is None:
         dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
         with host().without_control(p):  # its hints have the size of the picture
             maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
@@ -79,8 +83,10 @@ def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond
         whole = Size(p.height // FACTOR, p.width // FACTOR)
         top, left = hires_cut_of(p, whole)
         crop = Crop(top // 2, left // 2, size, whole)
-    if not seen.words:
+    if seen is not None and not seen.words:
         p.comment("APT: the model's cross-attention could not be seen, so every window keeps the whole prompt.")
+        seen = None
+    if seen is None and not job.request.options.parts():
         return None
 
     def on_windows(windows: list[Window], texts: list[list[str]]) -> None:

@@ -223,7 +223,7 @@ def test_conditioning_of_another_making_is_said_and_left_alone(host, monkeypatch
     monkeypatch.setattr(host.prompt_parser, "get_multicond_learned_conditioning", strange)
     p = host.text_job(ACC, prompt=PROMPT)
     assert host.run(p)
-    assert any("every window keeps the whole prompt" in comment for comment in p.comments)
+    assert any("every window has the whole prompt alone" in comment for comment in p.comments)
 
 
 def test_a_model_whose_attention_cannot_be_seen_is_said(host, monkeypatch):
