@@ -25,7 +25,8 @@ class KModel(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.__dict__["checkpoint"], self.diffusion_model = model, model.model.diffusion_model
+        self.checkpoint = (model,)  # in a tuple, so that it is no part of this module
+        self.diffusion_model = model.model.diffusion_model
         self.predictor = Predictor(model.alphas_cumprod)
         self.options = []
 
@@ -35,7 +36,7 @@ class KModel(nn.Module):
         assert not [name for name in kwargs if name not in ("y", "control_model")], kwargs
         self.options.append(transformer_options)
         sigma = t[:, None, None, None]
-        noise = self.checkpoint.apply_model(x / (1 + sigma**2).sqrt(), self.predictor.timestep(t), {"c_crossattn": [c_crossattn]})
+        noise = self.checkpoint[0].apply_model(x / (1 + sigma**2).sqrt(), self.predictor.timestep(t), {"c_crossattn": [c_crossattn]})
         clean = x - sigma * noise
         return clean if control is None else clean + control
 

@@ -243,14 +243,15 @@ def blobs(size=128, seed=0):
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
 @pytest.mark.parametrize("method", ["multidiffusion", "demofusion"])
-def test_control_follows_the_hint_over_the_whole_picture(host, forge, job_of_kind, kind, method):
+def test_control_follows_the_hint_over_the_whole_picture(host, forge, job_of_kind, kind, method, monkeypatch):
     forge()
     settings = {"method": method, "colour_fix": 0.0}
     plain = host.run(job_of_kind(kind, settings))[0]
     unit = Unit(blobs(), previous=Unit(blobs(seed=1) * 0))
     host.model.forge_objects_after_applying_lora.unet.controlnet_linked_list = unit
     if kind == "text":  # not in the first pass
-        unit.get_control, get = (lambda x, *args: get(x, *args) if host.shared.state.textinfo else x[:, :1] * 0), unit.get_control
+        get = unit.get_control
+        monkeypatch.setattr(unit, "get_control", lambda x, *args: get(x, *args) if host.shared.state.textinfo else x[:, :1] * 0)
     made = host.run(job_of_kind(kind, settings))[0]
 
     def of_latent(values):
@@ -269,6 +270,20 @@ def test_control_follows_the_hint_over_the_whole_picture(host, forge, job_of_kin
     assert {shape[-2:] for shape in unit.shown if shape[-1] != 128} == {(64, 64)}
     assert unit.ran.count("begin") == unit.ran.count("end") == (2 if kind == "text" else 1)
     assert unit.cond_hint is None
+
+
+class Newer(Unit):
+    """reForge's."""
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options=None):
+        return super().get_control(x_noisy, t, cond, batched_number)
+
+
+def test_units_of_another_making_are_refused_in_a_sentence(host, forge):
+    forge()
+    host.model.forge_objects.unet.controlnet_linked_list = Newer(blobs())
+    with pytest.raises(ValueError, match="this host's ControlNet cannot be shown to APT's windows yet; turn its units off"):
+        host.detect.host().control_of(None)
 
 
 def test_sdxl_is_told_every_window_s_corner(host, forge):
