@@ -6,7 +6,7 @@ its model (prompt editing, AND, callbacks, masks, previews, the refiner) stays t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
@@ -16,8 +16,8 @@ from modules import sd_hijack, sd_models, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
-from apt_ext.webui.hosts.controlnet import Control, control_ended_on_failure, control_of, without_control
-from apt_ext.webui.hosts.host import AtOnce, Run, Text
+from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, without_control
+from apt_ext.webui.hosts.host import AtOnce, Control, Run, Text
 from apt_ext.webui.model import crop_embedding, family_of
 
 __all__ = ["A1111", "fused_inside"]
@@ -84,8 +84,9 @@ class A1111:
         """It reserves no memory."""
         return fused_inside(denoiser, run)
 
-    def parts_of(self, model: Any) -> None:
+    def parts_of(self, model: Any) -> Sequence[int | None] | None:
         """All prompts come first, in one call or in several."""
+        return None
 
     def loaded(self) -> Any:
         """See `Host`."""

@@ -10,11 +10,12 @@ import modules
 from apt_ext.webui.hosts.a1111 import A1111
 from apt_ext.webui.hosts.forge import Forge
 from apt_ext.webui.hosts.host import Host
+from apt_ext.webui.hosts.ldm_patched import LdmPatched
 
 __all__ = ["check_host", "host", "kind_of"]
 
-# The first package that is there tells the backend; Forge has had its own since August 2024.
-BACKENDS: tuple[tuple[str, type[Host] | None], ...] = (("backend", Forge), ("ldm_patched", None), ("modules_forge", None))
+# The first package that is there tells the backend. Forge before August 2024 had `ldm_patched` too.
+BACKENDS: tuple[tuple[str, type[Host] | None], ...] = (("backend", Forge), ("ldm_patched", LdmPatched), ("modules_forge", None))
 
 
 def kind_of(root: Path) -> tuple[str, type[Host] | None]:
@@ -40,4 +41,6 @@ def check_host() -> None:
     """
     package, known = kind_of(_root())
     if known is None:
-        raise ValueError(f"this WebUI has a backend of its own ({package}), which APT does not reach yet; turn APT off, or use WebUI 1.10.1 or Forge")
+        raise ValueError(
+            f"this WebUI has a backend of its own ({package}), which APT does not reach yet; turn APT off, or use WebUI 1.10.1, Forge or one of its kin"
+        )

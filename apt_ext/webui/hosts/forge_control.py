@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from apt_ext.core.hints import is_drawing, resized_hint, view_hints
 from apt_ext.core.types import Size
 from apt_ext.webui.model import FACTOR
 
-__all__ = ["ForgeControl", "Unheard", "control_of", "options_of_views"]
+__all__ = ["ForgeControl", "Unheard", "control_of", "options_of_call", "options_of_views"]
 
 CARRIED = ("transformer_options", "control", "control_model")  # what is no conditioning of the model's
 # What a unit keeps of the picture that it was last asked about; `control_input` is the T2I adapter's.
@@ -67,6 +68,13 @@ def options_of_views(options: Mapping[str, Any], batch: ViewBatch) -> dict[str, 
         if name in options:
             made[name] = [row * count + view for row in options[name] for view in range(count)]
     return made
+
+
+def options_of_call(unet: Any, levels: Tensor) -> dict[str, Any]:
+    """The host's options of a call with the prompt alone, at (N,) noise levels."""
+    options = dict(unet.model_options.get("transformer_options", {}))
+    mark, indices = torch.zeros_like(levels), [*range(len(levels))]
+    return options | {"cond_or_uncond": [0], "sigmas": levels, "cond_mark": mark, "cond_indices": indices, "uncond_indices": []}
 
 
 def _rows(views: Tensor, batch: ViewBatch) -> Tensor:
@@ -186,6 +194,8 @@ def control_of(unet: Any) -> ForgeControl:
     units = tuple(_chain(unet.controlnet_linked_list))
     for unit in units:
         hint = unit.cond_hint_original
+        if "transformer_options" in signature(unit.get_control).parameters:
+            raise ValueError("this host's ControlNet cannot be shown to APT's windows yet; turn its units off")
         if not isinstance(hint, Tensor) or hint.ndim != 4:
             raise ValueError(f"a ControlNet unit of the kind {type(unit).__name__} cannot be cut to windows; turn that unit off")
     return ForgeControl(units)
