@@ -32,15 +32,17 @@ def unet_noise(unet: Any, multiple: int, factor: int, controls: Sequence[tuple[A
     Its words are context (B, T, C); for SDXL also pooled (B, P) and time_ids (B, 6); and hints, (B, 3, factor * h, factor * w) for each ControlNet.
     """
 
+    own = unet.dtype  # which looks through all its layers
+
     def predict(x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None, hints: Sequence[Tensor] = ()) -> Tensor:
         rows, columns = x.shape[-2:]
         below, right = -rows % multiple, -columns % multiple
-        wide = extend(x, 0, 0, below, right, "reflect").to(unet.dtype)
-        added = None if pooled is None else {"text_embeds": pooled.to(unet.dtype), "time_ids": time_ids}
-        words = {"encoder_hidden_states": context.to(unet.dtype), "added_cond_kwargs": added}
+        wide = extend(x, 0, 0, below, right, "reflect").to(own)
+        added = None if pooled is None else {"text_embeds": pooled.to(own), "time_ids": time_ids}
+        words = {"encoder_hidden_states": context.to(own), "added_cond_kwargs": added}
         residuals: dict[str, Any] = {}
         for (network, weight), hint in zip(controls, hints, strict=True):
-            seen = extend(hint, 0, 0, below * factor, right * factor, "reflect").to(unet.dtype)
+            seen = extend(hint, 0, 0, below * factor, right * factor, "reflect").to(own)
             down, middle = network(wide, t, controlnet_cond=seen, conditioning_scale=weight, return_dict=False, **words)
             before = residuals.get("down_block_additional_residuals")
             residuals["down_block_additional_residuals"] = down if before is None else [a + b for a, b in zip(before, down, strict=True)]
@@ -112,10 +114,9 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
 
 def sd3_velocity(transformer: Any) -> Network:
     """diffusers' `SD3Transformer2DModel`. Its words are context (B, T, C) and pooled (B, P)."""
-    patch = int(transformer.config.patch_size)
+    patch, own = int(transformer.config.patch_size), transformer.dtype
 
     def predict(x: Tensor, t: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        own = transformer.dtype
         out = transformer(
             hidden_states=_padded(x, patch).to(own),
             timestep=t * FLOW_STEPS,
@@ -135,8 +136,10 @@ def flux_velocity(transformer: Any, guidance: float) -> Network:
         guidance: what a distilled one is told; another one does not look at it.
     """
 
+    own = transformer.dtype
+
     def predict(x: Tensor, t: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        own, wide = transformer.dtype, _padded(x, 2)
+        wide = _padded(x, 2)
         rows, columns = wide.shape[-2] // 2, wide.shape[-1] // 2
         places = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1).reshape(-1, 2)
         out = transformer(

@@ -11,7 +11,7 @@ from PIL import Image
 from apt_ext.core.phases import base_size
 from apt_ext.core.types import Size
 from apt_ext.demo.pictures import to_picture, to_tensor
-from apt_ext.demo.samplers import make_sampler, make_sigmas
+from apt_ext.demo.samplers import HIGHEST, make_sampler, make_sigmas
 from apt_ext.demo.upscalers import enlarger
 from apt_ext.demo.wanted import BaseJob, Model, Source
 
@@ -60,7 +60,9 @@ def from_words(model: Model, job: BaseJob, steps: int = 30, size: tuple[int, int
     """Let the model make a picture of its own by the job's words, (rows, columns) in latent pixels, or of its own size."""
     size = size or model.first_size
     generator = torch.Generator().manual_seed(stream(job.seed, BASE_NOISE))
-    sigmas = make_sigmas(job.schedule.spacing, steps, model.sigmas)
+    # A picture that is made from nothing has to begin where nothing is left.
+    spacing = job.schedule.spacing if model.facts.sigma_max <= HIGHEST else "normal"
+    sigmas = make_sigmas(spacing, steps, model.sigmas)
     x = torch.randn((1, model.channels, *size), generator=generator) * sigmas[0]
     made = model.conditioned(job)(None)
     with torch.no_grad():

@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's package is imported: n
 UNETS = ("sd1", "sd2v", "sdxl")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _installed() -> None:
     lacking = missing()
     if lacking:

@@ -65,9 +65,9 @@ def test_the_prompt_and_the_guidance_change_the_picture(run):
     assert len(made) == 4
 
 
-@pytest.mark.parametrize("method", ["multidiffusion", "demofusion", "accdiffusion"])
-def test_the_window_batch_changes_the_picture_by_rounding_alone(run, method):
-    one, many = (np.asarray(Image.open(picture_of(run("sd1", "--window-batch", n, "--method", method, "--strength", 0.5)[1])), int) for n in (1, 16))
+def test_the_window_batch_changes_the_picture_by_rounding_alone(run):
+    """AccDiffusion: windows with words of their own, dilated views that interact, and guidance."""
+    one, many = (np.asarray(Image.open(picture_of(run("sdxl", "--window-batch", n, "--method", "accdiffusion")[1])), int) for n in (1, 16))
     assert abs(one - many).max() <= 1
 
 
@@ -77,9 +77,8 @@ def test_a_sampler_of_each_sort_carries_a_job(run, sampler):
     assert run("sd1", "--sampler", sampler, *options, steps=12)[0] == 0
 
 
-@pytest.mark.parametrize("spacing", ["karras", "normal", "exponential"])
-@pytest.mark.parametrize("kind", ["sd2v", "sd3"])
-def test_every_spacing_carries_a_job(run, kind, spacing):
+@pytest.mark.parametrize(("kind", "spacing"), [("sd2v", "normal"), ("sd3", "normal"), ("sd3", "exponential")])
+def test_other_spacings_carry_a_job(run, kind, spacing):
     assert run(kind, "--spacing", spacing, "--preset", "fast")[0] == 0
 
 
@@ -140,13 +139,13 @@ def test_outside_the_mask_the_picture_stays_the_plain_enlargement(run, photo, tm
     mask.save(tmp_path / "mask.png")
     own = Image.open(photo)
     plain = np.asarray(own.resize((144, 192), Image.Resampling.LANCZOS), int)
-    made, free = (np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.6, *more)[1])), int) for more in (("--mask", tmp_path / "mask.png"), ()))
+    made, free = (np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.4, *more)[1])), int) for more in (("--mask", tmp_path / "mask.png"), ()))
     assert (made[:90] == plain[:90]).all()
     assert abs(made[100:] - plain[100:]).mean() > 3
     assert abs(free[:90] - plain[:90]).mean() > 3
     Image.new("L", (72, 96), 255).save(tmp_path / "mask.png")
-    everything = np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.6, "--reanchor", "off", "--mask", tmp_path / "mask.png")[1])), int)
-    assert (everything == np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.6, "--reanchor", "off")[1])), int)).all()
+    everything = np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.4, "--reanchor", "off", "--mask", tmp_path / "mask.png")[1])), int)
+    assert (everything == np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.4, "--reanchor", "off")[1])), int)).all()
 
 
 def test_ctrl_c_leaves_the_last_finished_phase(checkpoints, photo, tmp_path):

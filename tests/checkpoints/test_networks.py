@@ -173,6 +173,17 @@ def test_tiles_are_closer_to_the_whole_than_diffusers_own_and_leave_the_autoenco
     assert not any("forward" in layer.__dict__ for layer in own.modules())
 
 
+@pytest.mark.parametrize("spacing", ["karras", "exponential"])
+def test_a_preset_begins_at_the_same_noise_on_every_model(opened, spacing):
+    """Flow's own levels go from nothing to near infinity; by these spacings a quarter of the steps is the same noise as on Stable Diffusion."""
+    levels = {kind: make_sigmas(spacing, 40, opened(kind).sigmas)[30] for kind in ("sd1", "sd2v", "sd3", "flux")}
+    assert float(levels["sd1"]) == float(levels["sd2v"])
+    for kind in ("sd3", "flux"):
+        assert float(opened(kind).sigmas[-1]) > 500
+        assert float(levels[kind]) == pytest.approx(float(levels["sd1"]), rel=0.01)
+    assert float(make_sigmas("normal", 40, opened("sd3").sigmas)[0]) == float(opened("sd3").sigmas[-1])
+
+
 def test_a_first_size_is_the_window_s(opened):
     assert opened("sd1").first_size == Size(8, 8)
     assert opened("flux").facts.window == Size(8, 8)
