@@ -17,9 +17,10 @@ from apt_ext import __version__
 from apt_ext.core.phases import Phase
 from apt_ext.core.types import Size, size_of
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.hosts.attention import check_hooks
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import check_host, host
-from apt_ext.webui.hosts.extensions import HYPERTILE, check_borders, hypertile_aside
+from apt_ext.webui.hosts.extensions import HYPERTILE, check_borders, ended_on_failure, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
@@ -85,7 +86,7 @@ def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | Exception) -> None:
     """The host's `init`; then everything that can be refused is, before any sampling."""
-    with host().control_ended_on_failure(p):
+    with ended_on_failure(p), host().control_ended_on_failure(p):
         if isinstance(request, Exception):
             refuse(p, request)
         try:
@@ -113,6 +114,7 @@ def _check(p: Any, request: Request) -> None:
     if p.tiling:
         raise ValueError("pictures that tile seamlessly cannot be made window by window; turn Tiling off")
     check_borders(shared.sd_model)
+    check_hooks(p, shared.sd_model, Job(request).words)
     if Job(request).words and (reason := host().words_refused()):
         raise ValueError(f"words per window cannot be told apart {reason}, or set words per window to 0")
     _choose_upscaler(p, request)
@@ -218,7 +220,7 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae)
-        with host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
+        with ended_on_failure(p), host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)
@@ -282,7 +284,7 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with host().control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae) as job.follow:
+    with ended_on_failure(p), host().control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae) as job.follow:
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
