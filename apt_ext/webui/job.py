@@ -18,10 +18,11 @@ from apt_ext.core.borders import NOWHERE
 from apt_ext.core.phases import Phase
 from apt_ext.core.types import Size, size_of
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.hosts.attention import check_hooks
 from apt_ext.webui.hosts.borders import check_seamless, seamless_axes
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import check_host, host
-from apt_ext.webui.hosts.extensions import HYPERTILE, hypertile_aside
+from apt_ext.webui.hosts.extensions import HYPERTILE, ended_on_failure, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, no_larger, picture_sizes_of, picture_start
@@ -86,7 +87,7 @@ def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | Exception) -> None:
     """The host's `init`; then everything that can be refused is, before any sampling."""
-    with host().control_ended_on_failure(p):
+    with ended_on_failure(p), host().control_ended_on_failure(p):
         if isinstance(request, Exception):
             refuse(p, request)
         try:
@@ -115,6 +116,7 @@ def _check(p: Any, request: Request) -> None:
     job = job_of(p)
     assert job is not None
     job.around = seamless_axes(shared.sd_model, bool(p.tiling))
+    check_hooks(p, shared.sd_model, Job(request).words)
     if Job(request).words and (reason := host().words_refused()):
         raise ValueError(f"words per window cannot be told apart {reason}, or set words per window to 0")
     _choose_upscaler(p, request)
@@ -216,7 +218,7 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
-        with host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
+        with ended_on_failure(p), host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)
@@ -281,7 +283,8 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with host().control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around) as job.follow:
+    tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
+    with ended_on_failure(p), host().control_ended_on_failure(p), tiled as job.follow:
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
