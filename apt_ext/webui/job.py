@@ -40,6 +40,7 @@ __all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext",
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
 TAKEN_OVER = "APT did not run, for another extension has taken the sampling over (Tiled Diffusion, perhaps). Turn one of the two off."
 OTHER_TILES = "APT: another extension decodes and encodes in tiles of its own (Tiled VAE of Tiled Diffusion, perhaps), so APT's Tiled VAE stands back."
+COLOURS_KEPT = "APT: the colour fix takes brightness and colours from the given picture, so a ControlNet unit cannot change them; for that, set it to 0."
 
 
 def attach(p: Any, request: Request | Exception) -> None:
@@ -138,7 +139,7 @@ def _choose_upscaler(p: Any, request: Request) -> None:
 
 def _prepare(p: Any, request: Request) -> None:
     """Lay the job out once the host knows the sizes; tell the bar and the infotext."""
-    host().control_of(p)
+    control = host().control_of(p)
     job = job_of(p)
     assert job is not None
     check_seamless(p, job.around)
@@ -154,6 +155,8 @@ def _prepare(p: Any, request: Request) -> None:
         p.comment("APT: phases are saved where pictures are, and saving pictures is off (in the API: save_images), so none is kept.")
     if request.tiled_vae and vae.tiled_by_another(shared.sd_model):
         p.comment(OTHER_TILES)
+    if not hires and control.active and request.options.colour_fix > 0:
+        p.comment(COLOURS_KEPT)
     if not hires and start == target and no_larger(p, target):
         p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
 
