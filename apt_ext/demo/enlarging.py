@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
+from apt_ext.core.ranks.ideal import ideal_speedup
+from apt_ext.core.ranks.ranks import ALONE
 from apt_ext.demo.arguments import job_from
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import (
@@ -74,9 +76,13 @@ def announce(model: LeavesModel, source: Source, jobs: Mapping[str, Job], title:
         plan = plan_job(model, source, job)
         views = plan.evaluations
         sizes = ", ".join(f"{phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}" for phase in plan.phases)
-        seconds = views * seconds_per_view(model, job)
+        faster = ideal_speedup(plan, model.ranks.count)
+        seconds = views * seconds_per_view(model, job) / faster
         took = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"
         print(f"{title}{label}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
+        if faster < 0.75 * model.ranks.count:
+            batch = job.options.window_batch
+            print(f"a window batch of {batch} makes {model.ranks.count} processes at best {faster:.1f} times as fast; use a smaller one", file=sys.stderr)
         if job.options.method == "accdiffusion":
             print("accdiffusion: with window interaction; words per window do not apply, since the embedded model has no prompts", file=sys.stderr)
 
@@ -91,6 +97,8 @@ def report_of(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
         "phases": outcome.phases,
         "window_evaluations": sum(phase["window_evaluations"] for phase in outcome.phases),
         "seconds": round(outcome.seconds, 2),
+        "ranks": len(outcome.by_rank),
+        "evaluations_by_rank": outcome.by_rank,
     }
 
 
@@ -168,20 +176,25 @@ def _checked(name: str, job: Job) -> Picture:
 
 
 def _finish(
-    args: argparse.Namespace, output: Output, model: LeavesModel, source: Source, job: Job, stem: str, picture: Picture | None = None, bar: Any = None
+    args: argparse.Namespace, output: Output, model: LeavesModel, source: Source, job: Job, name: str, picture: Picture | None = None, bar: Any = None
 ) -> str:
     """Enlarge one source, write its result and report, and say so: the line to show."""
-    name = output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
     outcome, _, path = enlarge_one(output, model, source, job, name, picture, shown=Shown(quiet=args.quiet, bar=bar), keep=args.keep_phases)
     output.report(_stem(name), report_of(job, source, outcome) | machine(model))
     return f"{path} ({outcome.seconds:.0f} s)"
 
 
+def _name(args: argparse.Namespace, output: Output, job: Job, stem: str) -> str:
+    """Of a result."""
+    return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
+
+
 def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
     """The model, once everything else that can be refused has been."""
     device = choose_device(args.device)
-    enlarger(job.options.upscaler, device)
-    model = load_model(device=device)
+    ranks = ALONE if vars(args).get("share") == "pictures" else args.ranks
+    enlarger(job.options.upscaler, device, ranks.map)
+    model = load_model(device=device, ranks=ranks)
     model.style_index(job.style)
     return model
 
@@ -206,7 +219,7 @@ def command_upscale(args: argparse.Namespace, output: Output) -> None:
     say_limits()
     source = from_picture(model, picture.rgb)
     announce(model, source, {job.options.method: job})
-    print(_finish(args, output, model, source, job, Path(files[0]).stem, picture))
+    print(_finish(args, output, model, source, job, _name(args, output, job, Path(files[0]).stem), picture))
 
 
 def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequence[str]) -> None:
@@ -214,24 +227,31 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequ
         raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
     model = open_model(args, job)
     say_limits()
-    good: list[str] = []
-    views, bad = 0, list[str]()
+    good: dict[str, tuple[str, int]] = {}  # by file: the result's name, and its evaluations
+    bad, shared = list[str](), args.ranks if model.ranks is ALONE else ALONE
     for file in files:
         try:
             width, height = _checked(file, job).rgb.size
-            views += plan_for(model.facts, model.sigmas, (-(-height // FACTOR), -(-width // FACTOR)), job).evaluations
-            good.append(file)
+            views = plan_for(model.facts, model.sigmas, (-(-height // FACTOR), -(-width // FACTOR)), job).evaluations
+            good[file] = _name(args, output, job, Path(file).stem), views
         except ValueError as error:
             bad.append(str(error))
             print(f"left out: {error}", file=sys.stderr)
-    minutes = views * seconds_per_view(model, job) / 60
-    print(f"{len(good)} pictures, {views} window evaluations, about {minutes:.1f} minutes", file=sys.stderr)
+    total = sum(views for _, views in good.values())
+    minutes = total * seconds_per_view(model, job) / 60 / args.ranks.count
+    print(f"{len(good)} pictures, {total} window evaluations, about {minutes:.1f} minutes", file=sys.stderr)
     started = time.perf_counter()
-    with tqdm(total=views, unit="window", disable=args.quiet, mininterval=0.3) as bar:
-        for file in good:
+    args.ranks.numbers(0)  # all have looked for free names before any is taken
+    own = list(good)[shared.rank :: shared.count]
+    with tqdm(total=sum(good[file][1] for file in own), unit="window", disable=args.quiet, mininterval=0.3) as bar:
+        for file in own:
             bar.set_description(Path(file).name[:40])
             picture = load_picture(file)
-            bar.write(_finish(args, output, model, from_picture(model, picture.rgb), job, Path(file).stem, picture, bar), file=sys.stdout)
+            bar.write(_finish(args, output, model, from_picture(model, picture.rgb), job, good[file][0], picture, bar), file=sys.stdout)
+    args.ranks.numbers(0)
+    for file in good:
+        if file not in own:
+            print(output.folder / f"{good[file][0]}.png")
     print(f"{len(good)} of {len(files)} pictures in {time.perf_counter() - started:.0f} s")
     if bad:
         raise ValueError(f"{len(bad)} of {len(files)} pictures were left out; the first: {bad[0]}")
@@ -247,4 +267,4 @@ def command_generate(args: argparse.Namespace, output: Output) -> None:
     stem = output.free_stem(f"{job.style}_{job.seed}")
     output.picture(stem, show(model, source, source.latent, 1.0), _text(job))
     announce(model, source, {job.options.method: job})
-    print(_finish(args, output, model, source, job, stem))
+    print(_finish(args, output, model, source, job, _name(args, output, job, stem)))

@@ -115,11 +115,12 @@ class Shown(NamedTuple):
 
 @dataclass
 class Outcome:
-    """A finished job: its latent, one record per phase, and its seconds."""
+    """A finished job: its latent, one record per phase, its seconds, and how many views each of its processes evaluated."""
 
     latent: Tensor
     phases: list[dict[str, Any]]
     seconds: float
+    by_rank: list[int]
 
 
 def from_picture(model: LeavesModel, image: Image.Image) -> Source:
@@ -140,9 +141,10 @@ def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, i
     x = torch.randn((1, 4, *size), generator=generator) * sigmas[0]
     style = torch.tensor([model.style_index(job.style)], device=model.device)
     with torch.no_grad():
-        z = make_sampler(job.schedule.sampler, [_stream(job.seed, BASE_SAMPLER)])(
+        made = make_sampler(job.schedule.sampler, [_stream(job.seed, BASE_SAMPLER)])(
             model.denoiser(job.guidance), x.to(model.device), sigmas.to(model.device), extra_args={"style": style}, callback=lambda info: None
         )
+    z = next(model.ranks.map(lambda latent: latent, [made]))  # all go on with the first one's
     return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), model.decode(z).cpu())
 
 
@@ -234,12 +236,12 @@ def run_job(
         shown: the progress bars; none when left out.
         on_finished: told each finished phase, its latent and how many phases there are; it may save the picture as it stands.
     """
-    upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device))
+    upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device, model.ranks.map))
     plan = plan_job(model, source, job)
     bars = shown or Shown(quiet=True)
     own: tqdm[Any] | None = None
     records: list[dict[str, Any]] = []
-    views, started = 0, time.perf_counter()
+    views, own_views, started = 0, 0, time.perf_counter()
     phase_started = started
 
     def on_start(setup: PhaseSetup, start: PhaseStart) -> None:
@@ -257,6 +259,7 @@ def run_job(
             bar.update(count)
 
     def finished(setup: PhaseSetup, start: PhaseStart, latent: Tensor) -> None:
+        model.ranks.check_alike(latent)
         if own is not None:
             own.close()
         phase = setup.phase
@@ -277,9 +280,16 @@ def run_job(
     def noise(phase: Phase, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(_stream(job.seed, PHASE_NOISE, phase.number)))
 
+    guided = model.denoiser(job.guidance, job.guided_above)
+
+    def denoiser(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        nonlocal own_views
+        own_views += x.shape[0]
+        return guided(x, sigma, **extra)
+
     name = job.schedule.sampler
     sample = sample_with(
-        ViewCalls(model.denoiser(job.guidance, job.guided_above), job.options.window_batch, on_views=on_views),
+        ViewCalls(denoiser, job.options.window_batch, on_views=on_views, deal=model.ranks.map),
         lambda phase: make_sampler(name, [_stream(job.seed, PHASE_SAMPLER, phase.number)]),
         noise,
         model_calls=None if name in FREE_SAMPLERS else plan.calls,
@@ -292,7 +302,7 @@ def run_job(
     finally:
         if own is not None:
             own.close()
-    return Outcome(z, records, time.perf_counter() - started)
+    return Outcome(z, records, time.perf_counter() - started, model.ranks.numbers(own_views))
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Denoiser, ModelFacts, Size
 from apt_ext.core.windows import extend
@@ -38,9 +39,11 @@ class LeavesModel:
         styles: names of the styles that it was trained on.
         sigmas: (1000,) its ascending noise levels.
         facts: what the engine has to know of it.
+        ranks: the processes that its calls are dealt out to.
     """
 
-    def __init__(self, autoencoder: Autoencoder, unet: UNet, shift: Tensor, scale: Tensor, styles: tuple[str, ...], device: torch.device):
+    def __init__(self, autoencoder: Autoencoder, unet: UNet, shift: Tensor, scale: Tensor, styles: tuple[str, ...], device: torch.device, ranks: Ranks = ALONE):
+        self.ranks = ranks
         self.autoencoder = channels_last(autoencoder, device).eval().requires_grad_(False)
         self.unet = channels_last(unet, device).eval().requires_grad_(False)
         self.styles, self.device = styles, device
@@ -97,10 +100,9 @@ class LeavesModel:
         """(B, 4, h, w) latents -> (B, 3, 4h, 4w) RGB in -1..1. Large pictures go through in tiles."""
         return self._tiled(self.autoencoder.decoder, z * self._scale + self._shift, Fraction(FACTOR), 1).clamp_(-1, 1)
 
-    @staticmethod
-    def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
+    def _tiled(self, part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
         """Run the encoder or the decoder over tiles, with one set of normalisation statistics for all of them."""
-        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE)
+        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE, deal=self.ranks.map)
 
 
 def choose_device(name: str) -> torch.device:
@@ -119,7 +121,7 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
 
 
-def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:
+def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LeavesModel:
     """Load the embedded model from a safetensors file.
 
     Raises:
@@ -146,4 +148,4 @@ def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> Leav
     autoencoder.load_state_dict(older | part("autoencoder."))
     unet.load_state_dict(part("unet."))
     assert tensors["latent_shift"].shape == (LATENT_CHANNELS,)
-    return LeavesModel(autoencoder, unet, tensors["latent_shift"], tensors["latent_scale"], styles, torch.device(device))
+    return LeavesModel(autoencoder, unet, tensors["latent_shift"], tensors["latent_scale"], styles, torch.device(device), ranks)

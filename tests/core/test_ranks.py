@@ -47,8 +47,8 @@ def test_one_to_four_processes_make_the_same_latents_bit_for_bit(tmp_path):
     """Every method, kind of sampler and window batch; one process is the engine without any ranks."""
     assert start("alike", tmp_path, 4, 240) == [0] * 4
     runs = {path.stem: torch.load(path) for path in tmp_path.glob("*.pt")}
-    assert sorted(runs) == ["1_3", "2_0", "2_1", "3_0", "3_1", "3_2", "4_0", "4_1", "4_2", "4_3"]
-    alone = runs["1_3"]["found"]
+    assert sorted(runs) == ["1_0", "2_0", "2_1", "3_0", "3_1", "3_2", "4_0", "4_1", "4_2", "4_3"]
+    alone = runs["1_0"]["found"]
     assert len(alone) == len(CASES) + 3
     for name, run in runs.items():
         assert [key for key, latent in run["found"].items() if not torch.equal(latent, alone[key])] == [], name
@@ -56,7 +56,7 @@ def test_one_to_four_processes_make_the_same_latents_bit_for_bit(tmp_path):
     assert not torch.equal(*by_batch), "the model's last bits depend on the batch, so that a batch cut by rank would show"
     for world in "234":
         calls = [run["calls"] for name, run in runs.items() if name.startswith(world)]
-        assert sum(calls) == runs["1_3"]["calls"], "nothing is evaluated twice"
+        assert sum(calls) == runs["1_0"]["calls"], "nothing is evaluated twice"
         assert max(calls) < 0.75 * sum(calls)
 
 
@@ -88,7 +88,7 @@ def test_whatever_happens_to_one_process_ends_all_in_seconds(tmp_path):
 
 
 def test_one_process_pays_nothing():
-    assert isinstance(ALONE.map(str, []), map)
+    assert isinstance(ALONE.map(torch.zeros, [1]), map)
     assert ALONE.numbers(5) == [5]
     ALONE.check_alike(torch.zeros(1))
     with pytest.raises(KeyError), ALONE.together():
@@ -160,5 +160,5 @@ def test_the_ideal_counts_rounds(method):
     alone = plan_of(method, "euler", 1)
     assert ideal_speedup(alone, 1) == 1
     assert 1.5 < ideal_speedup(alone, 2) <= 2
-    assert ideal_speedup(alone, 10_000) == alone.evaluations / sum(bool(n) for phase in alone.views for step in phase for n in step)
-    assert ideal_speedup(plan_of(method, "euler", 10_000), 4) == 1, "a single batch cannot be shared"
+    assert ideal_speedup(alone, 1024) == alone.evaluations / sum(bool(n) for phase in alone.views for step in phase for n in step)
+    assert ideal_speedup(plan_of(method, "euler", 1024), 4) == 1, "a single batch cannot be shared"

@@ -128,6 +128,7 @@ class Ranks:
         said = self._exchange(own)
         worst = max(said, key=lambda status: status.state)
         if worst.state != State.WELL:
+            self.stopped = False
             self._known = error if error is not None and own.state == worst.state else made_from(worst, said.index(worst), self.count)
             raise self._known
         if len({status.what for status in said}) > 1:
@@ -146,7 +147,7 @@ class Ranks:
         try:
             self._wait(dist.all_gather(found, own.packed(), group=self._control, async_op=True))
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self._lost() from error
         finally:
             self.held = False
         return [Status.unpacked(data) for data in found]
@@ -179,13 +180,13 @@ class Ranks:
                 self._wait(work)
         except RuntimeError as error:
             # The others are waiting for data by now, not for a status: this process can only end, which they notice.
-            raise self._lost(error) from error
+            raise self._lost() from error
         finally:
             self.held = False
         return [data[:n].view(kind).view(status.shape).to(device) for data, n, kind, status in zip(found, lengths, kinds, said, strict=False)]
 
-    def _lost(self, error: Exception) -> RankError:
-        return RankError(f"one of the {self.count} processes has ended before the job was done ({' '.join(str(error).split())[:120]})")
+    def _lost(self) -> RankError:
+        return RankError(f"one of the {self.count} processes has ended before the job was done")
 
     def farewell(self, seconds: float = 5.0) -> None:
         """The last meeting, once rank 0 has said what there is to say: a launcher ends all processes as soon as one has failed."""
