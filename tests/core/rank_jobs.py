@@ -86,6 +86,10 @@ def alike(ranks: Ranks, folder: Path) -> None:
             half = list(world.map(lambda k: torch.full((k, 3), k, dtype=torch.bfloat16), [1, 2, 3, 4, 5]))
             assert [tuple(each.shape) for each in half] == [(k, 3) for k in range(1, 6)]
             found["half"] = torch.cat(half)
+            last = picture.to(memory_format=torch.channels_last)
+            (kept, cut, number) = world.map(lambda x: x, [last, last[..., 1:3], torch.ones(())])
+            assert kept.stride() == last.stride(), "sums over a tensor depend on its layout"
+            found["sum"] = kept.sum() + cut.sum() + number
         torch.save({"found": found, "calls": calls[0]}, folder / f"{count}_{world.rank}.pt")
 
 

@@ -79,7 +79,7 @@ class Ranks:
         if own is None:
             return Status(what=number)
         device = DEVICES.index(own.device.type)
-        return Status(what=number, dtype=DTYPES.index(own.dtype), device=device, shape=tuple(own.shape))
+        return Status(what=number, dtype=DTYPES.index(own.dtype), device=device, shape=tuple(own.shape), order=_order(own))
 
     def numbers(self, number: int) -> list[int]:
         """Every process's number, by rank. Also a meeting for its own sake: nobody goes on before all are there."""
@@ -171,7 +171,7 @@ class Ranks:
         try:
             send = torch.empty(max(lengths), dtype=torch.uint8, device=wire)
             if own is not None:
-                send[: lengths[self.rank]] = own.contiguous().flatten().view(torch.uint8).to(wire)
+                send[: lengths[self.rank]] = own.permute(_order(own)).contiguous().flatten().view(torch.uint8).to(wire)
             found = [torch.empty_like(send) for _ in range(self.count)]
             work = dist.all_gather(found, send, group=self._data, async_op=True)
             if wire.type == "cuda":
@@ -183,7 +183,8 @@ class Ranks:
             raise self._lost() from error
         finally:
             self.held = False
-        return [data[:n].view(kind).view(status.shape).to(device) for data, n, kind, status in zip(found, lengths, kinds, said, strict=False)]
+        received = zip(found, lengths, kinds, said, strict=False)
+        return [_laid_out(data[:length].view(kind), status).to(device) for data, length, kind, status in received]
 
     def _lost(self) -> RankError:
         return RankError(f"one of the {self.count} processes has ended before the job was done")
@@ -199,6 +200,17 @@ class Ranks:
                 time.sleep(LONGEST_NAP)
         except (RuntimeError, KeyboardInterrupt):
             pass
+
+
+def _order(x: Tensor) -> tuple[int, ...]:
+    """The dimensions of a tensor from the outermost in memory to the innermost: (0, 2, 3, 1) for channels last."""
+    strides = x.stride()
+    return tuple(sorted(range(x.dim()), key=lambda dim: -strides[dim]))
+
+
+def _laid_out(data: Tensor, status: Status) -> Tensor:
+    """The tensor that a status announced, laid out in memory as it was."""
+    return data.view([status.shape[dim] for dim in status.order]).permute([status.order.index(dim) for dim in range(len(status.order))])
 
 
 ALONE = Ranks()

@@ -16,7 +16,8 @@ OutOfMemory: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.Out
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DEVICES = ("cpu", "cuda", "xpu", "mps")
-_HEAD = struct.Struct("<13q")
+MOST_DIMS = 6
+_HEAD = struct.Struct(f"<{6 + 2 * MOST_DIMS}q")
 LENGTH = 512
 """Bytes of a status, whatever it says, so that all can be gathered at once."""
 
@@ -42,7 +43,7 @@ class Status(NamedTuple):
         state: how it fares. `text`: why, where it does not fare well.
         what: a number for what it is doing, the same for all of them as long as they keep together.
         number: that it wants the others to know.
-        dtype, device, shape: of the tensor that it brings; an empty shape for none.
+        dtype, device, shape: of the tensor that it brings; an empty shape for none. `order`: of its dimensions in memory, which sums over it depend on.
     """
 
     state: State = State.WELL
@@ -51,21 +52,22 @@ class Status(NamedTuple):
     dtype: int = 0
     device: int = 0
     shape: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
     text: str = ""
 
     def packed(self) -> Tensor:
         """(LENGTH,) uint8."""
-        shape = (*self.shape, *[0] * (7 - len(self.shape)))
-        data = _HEAD.pack(self.state, self.what, self.number, self.dtype, self.device, len(self.shape), *shape) + self.text.encode()
+        dims, rest = len(self.shape), [0] * (MOST_DIMS - len(self.shape))
+        data = _HEAD.pack(self.state, self.what, self.number, self.dtype, self.device, dims, *self.shape, *rest, *self.order, *rest) + self.text.encode()
         return torch.frombuffer(bytearray(data[:LENGTH].ljust(LENGTH, b"\0")), dtype=torch.uint8)
 
     @classmethod
     def unpacked(cls, data: Tensor) -> Status:
         """The inverse."""
         raw = bytes(data.tolist())
-        state, what, number, dtype, device, dims, *shape = _HEAD.unpack(raw[: _HEAD.size])
+        state, what, number, dtype, device, dims, *sides = _HEAD.unpack(raw[: _HEAD.size])
         text = raw[_HEAD.size :].rstrip(b"\0").decode(errors="ignore")
-        return cls(State(state), what, number, dtype, device, tuple(shape[:dims]), text)
+        return cls(State(state), what, number, dtype, device, tuple(sides[:dims]), tuple(sides[MOST_DIMS : MOST_DIMS + dims]), text)
 
 
 def caused_by(error: BaseException) -> tuple[State, str]:
