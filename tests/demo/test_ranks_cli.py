@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from apt_ext.demo.cli import main
+from apt_ext.core.ranks.ranks import ALONE, Ranks
+from apt_ext.core.ranks.status import RankError
+from apt_ext.demo.cli import _said, main
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "apt_ext"]
@@ -77,7 +79,7 @@ def sentences(errors):
 
 
 def test_two_processes_under_torchrun_write_the_file_of_one(picture, tmp_path):
-    job = ["upscale", str(picture), "--scale", "3", "--steps", "8", "--window-batch", "2", "--sampler", "euler_ancestral", "--quiet", "-o"]
+    job = ["upscale", str(picture), "--scale", "3", "--steps", "8", "--window-batch", "1", "--sampler", "euler_ancestral", "--quiet", "-o"]
     ((status, out, errors),) = ended([begun([*TORCHRUN, *job, str(tmp_path / "two")])], 200)
     assert status == 0, errors
     assert main([*job, str(tmp_path / "one")]) == 0
@@ -162,3 +164,22 @@ def test_a_device_that_does_not_exist_is_said_once_by_two_processes(picture, tmp
     assert (status, other) == (2, (2, "", ""))
     assert sentences(errors) == ["apt_ext: device 'cuda:7' is one device, and 2 processes are to share it; use auto, cuda or cpu"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence", "status"),
+    [
+        (RankError("process 2 of 3 failed (KeyError: 'x')"), "process 2 of 3 failed (KeyError: 'x'); the last finished picture is a.png", 1),
+        (KeyError("x"), "process 1 of 3 failed (KeyError: 'x'); the last finished picture is a.png", 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
+        (torch.OutOfMemoryError("process 2 of 3 is out of memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
+        (KeyboardInterrupt(), "stopped; the last finished picture is a.png", 130),
+    ],
+)
+def test_whatever_ends_several_processes_is_one_sentence(error, sentence, status):
+    assert _said(error, [Path("a.png")], Ranks(0, 3)) == (sentence, status)
+
+
+def test_what_nobody_foresaw_is_raised_where_there_is_one_process():
+    with pytest.raises(KeyError):
+        _said(KeyError("x"), [], ALONE)
