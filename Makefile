@@ -52,7 +52,7 @@ $(VENV)/.bench: $(VENV)/.demo requirements/bench.txt
 	$(BIN)/pip install -r requirements/bench.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt requirements/bench.txt
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt requirements/bench.txt requirements/checkpoints.txt
 	$(BIN)/pip install -r requirements/dev.txt
 	touch $@
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from apt_ext.written import AUTO, REGION, Region, read_ratios, read_regions, read_window
 
 __all__ = [
     "BORDERS",
@@ -17,10 +18,12 @@ __all__ = [
     "UPSCALERS",
     "Options",
     "Preset",
+    "Region",
     "Schedule",
     "Setting",
     "blur_std",
     "has_residual",
+    "infotext_key",
     "preset_named",
     "published",
     "reanchors",
@@ -81,6 +84,9 @@ def _check(name: str, value: Any, limits: Setting, kind: type) -> None:
             raise ValueError(f"{shown} {value!r} is {'a text, no number' if isinstance(value, str) else 'no such number'}; {use}")
         if not limits.least <= value <= limits.most:
             raise ValueError(f"{shown} {value!r} is out of range; {use}")
+    elif not limits.known:
+        if not isinstance(value, str):
+            raise ValueError(f"{shown} {value!r} is no text; use {limits.other}")
     elif not isinstance(value, str) or not value.strip():
         raise _not_known(shown, value, limits)
 
@@ -157,23 +163,47 @@ class Options:
         step=0.25,
     )
     window_batch: int = _setting(16, "Window batch", "windows per model call; memory and speed, not the picture", least=1, most=1024, slider=64, step=1)
+    window: str = _setting(
+        AUTO,
+        "Window",
+        "size of a window in pixels, width x height; 'auto': what the model was trained at",
+        known=(AUTO,),
+        other="a width and a height in pixels such as '640x512'",
+    )
+    regions: str = _setting(
+        "",
+        "Regions",
+        f"parts of the picture with a text of their own besides the prompt, a line for each: from left to right x from top to bottom, such as {REGION}",
+        other=f"lines such as '{REGION}'",
+    )
 
     def __post_init__(self) -> None:
         _check_all(self)
-        if self.phases not in PHASE_POLICIES:
-            self.phase_ratios()
+        self.phase_ratios()
+        self.window_pixels()
+        self.parts()
+
+    def parts(self) -> tuple[Region, ...]:
+        """The regions, read."""
+        return read_regions(self.regions)
 
     def phase_ratios(self) -> tuple[float, ...]:
         """The custom list of ratios to the base size in `phases`; empty for a policy."""
         if self.phases in PHASE_POLICIES:
             return ()
-        try:
-            ratios = tuple(float(part) for part in str(self.phases).split(","))
-        except ValueError:
-            ratios = ()
-        if not ratios or not all(math.isfinite(r) and r >= 1 for r in ratios) or list(ratios) != sorted(set(ratios)):
+        ratios = read_ratios(self.phases)
+        if ratios is None:
             raise _not_known(settings()["phases"].label, self.phases, settings()["phases"])
         return ratios
+
+    def window_pixels(self) -> tuple[int, int] | None:
+        """(width, height) of a window in pixels; None for the model's own."""
+        if self.window.strip().lower() == AUTO:
+            return None
+        size = read_window(self.window)
+        if size is None:
+            raise _not_known(settings()["window"].label, self.window, settings()["window"])
+        return size
 
 
 @dataclass(frozen=True)
@@ -225,6 +255,11 @@ PRESETS: dict[str, Preset] = {
 def settings(of: type[Options] | type[Schedule] = Options) -> dict[str, Setting]:
     """The settings of a dataclass by name."""
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(of)}
+
+
+def infotext_key(name: str) -> str:
+    """A setting's name in the infotext; empty for the one that does not change the picture."""
+    return "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
 
 
 def preset_named(name: str) -> Preset:

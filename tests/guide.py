@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 from apt_ext.options import PRESETS
 from apt_ext.webui.page.controls import CONTROLS, Control
 from apt_ext.webui.page.request import preset_host_values
+from bench.tables import put
 
 __all__ = ["GUIDE", "tables"]
 
 GUIDE = Path(__file__).parents[1] / "docs" / "webui.md"
-OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's"}
+OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's", "window": "or pixels such as 640x512"}
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
 
 
@@ -22,6 +21,8 @@ def _values(control: Control) -> str:
         return "true, false"
     if control.choices:
         return ", ".join([*control.choices, *([OTHERS[control.name]] if control.free else [])])
+    if isinstance(control.default, str):
+        return "lines of text"
     return f"{control.least:g} to {control.most:g}"
 
 
@@ -41,10 +42,6 @@ def _presets() -> str:
     return "\n".join([head, "|-|-|-|-|-|", *rows])
 
 
-def _replacement(table: str) -> Callable[[re.Match[str]], str]:
-    return lambda found: f"{table}\n"
-
-
 def tables() -> list[str]:
     """Every table as it has to stand in the guide, its first line and its last included."""
     return [_settings(), _presets()]
@@ -53,6 +50,5 @@ def tables() -> list[str]:
 if __name__ == "__main__":
     text = GUIDE.read_text()
     for table in tables():
-        head = re.escape(table.split("\n", 1)[0])
-        text = re.sub(rf"{head}\n(?:\|.*\n)+", _replacement(table), text)
+        text = put(table, text)
     GUIDE.write_text(text)

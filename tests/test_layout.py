@@ -26,11 +26,14 @@ CODE = {module_of(path): path for folder in ("apt_ext", "bench") for path in (RO
 
 # Whose modules -> what of this repository they may import, and which packages of others (None: any but the host's).
 MAY_IMPORT: dict[str, tuple[set[str], set[str] | None]] = {
-    "apt_ext.options": (set(), set()),
+    "apt_ext.written": (set(), set()),
+    "apt_ext.options": ({"apt_ext.written"}, set()),
     "apt_ext.core": ({"apt_ext.core", "apt_ext.options"}, {"torch", "einops"}),
     "apt_ext.webui": ({"apt_ext", "apt_ext.webui", "apt_ext.core", "apt_ext.options"}, {"torch", "einops", "numpy", "PIL", *HOST}),
     "apt_ext.demo": ({"apt_ext", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
-    "apt_ext.__main__": ({"apt_ext.demo"}, set()),
+    "apt_ext.demo.cli": ({"apt_ext", "apt_ext.demo", "apt_ext.checkpoints", "apt_ext.core", "apt_ext.options"}, None),
+    "apt_ext.checkpoints": ({"apt_ext", "apt_ext.checkpoints", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
+    "apt_ext.__main__": ({"apt_ext.demo.cli"}, set()),
     "apt_ext": (set(), set()),
     "bench": ({"apt_ext", "bench", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
 }

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from apt_ext.demo.arguments import job_from, make_parser
+from apt_ext.demo.arguments import OF_PROMPTS, job_from, make_parser
 from apt_ext.options import PRESETS, Options, Schedule, blur_std, preset_named, published, settings
 
 
@@ -29,6 +29,10 @@ from apt_ext.options import PRESETS, Options, Schedule, blur_std, preset_named, 
         ({"upscaler": 4}, "Upscaler 4 cannot be used"),
         ({"hold": 1.5}, "Hold the picture (hold) 1.5 is out of range; use a number from 0.0 to 1.0"),
         ({"colour_fix": -1.0}, "Colour fix -1.0 is out of range"),
+        ({"window": 512}, "Window 512 cannot be used; use one of auto, or a width and a height in pixels such as '640x512'"),
+        ({"window": "512x"}, "Window '512x' cannot be used; use one of auto"),
+        ({"window": "0x512"}, "Window '0x512' cannot be used; use one of auto"),
+        ({"window": "large"}, "Window 'large' cannot be used; use one of auto"),
     ],
 )
 def test_bad_values_are_refused_in_one_sentence(values, message):
@@ -53,6 +57,11 @@ def test_bad_schedules_are_refused_in_one_sentence(values, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("text", "size"), [("auto", None), ("Auto", None), ("512", (512, 512)), ("640x512", (640, 512)), (" 640 X 512 ", (640, 512))])
+def test_a_window_is_the_models_own_a_square_or_a_width_and_a_height(text, size):
+    assert Options(window=text).window_pixels() == size
+
+
 def test_lists_of_ratios_are_accepted_and_a_blur_is_in_times_the_methods_own():
     assert Options(phases="1.5,2,4").phase_ratios() == (1.5, 2, 4)
     assert Options().phase_ratios() == ()
@@ -61,7 +70,7 @@ def test_lists_of_ratios_are_accepted_and_a_blur_is_in_times_the_methods_own():
 
 
 DIFFERENT = {"skip_residual": False, "upscaler": "bicubic", "hold": 0.5, "method": "accdiffusion", "steps": 7, "strength": 0.3, "spacing": "normal"}
-DIFFERENT |= {"sampler": "euler", "gamma": -0.5, "phases": "1.5,2", "border": "over", "fill": "zero", "reanchor": "off"}
+DIFFERENT |= {"sampler": "euler", "gamma": -0.5, "phases": "1.5,2", "border": "over", "fill": "zero", "reanchor": "off", "window": "96x48"}
 
 
 @pytest.mark.parametrize("of", [Options, Schedule])
@@ -70,6 +79,8 @@ def test_every_setting_has_a_label_a_help_and_an_argument(of):
     for name, setting in settings(of).items():
         assert setting.label
         assert setting.help
+        if name in OF_PROMPTS:
+            continue
         default = getattr(of, name)
         other = DIFFERENT.get(name, default / 2 if isinstance(default, float) else 5)
         assert other != default

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -23,14 +24,15 @@ def test_the_example_runs(capsys):
 
 
 def test_every_command_parses():
-    lines = re.findall(r"python -m apt_ext ([a-z].*?)(?: {2,}#.*)?$", README, re.MULTILINE)
-    assert len(lines) >= 6
+    pages = README + (ROOT / "docs/checkpoints.md").read_text()
+    lines = re.findall(r"python -m apt_ext ([a-z].*?)(?: {2,}#.*)?$", pages, re.MULTILINE)
+    assert len(lines) >= 11
     for line in lines:
-        make_parser().parse_args(line.split())
+        make_parser().parse_args(shlex.split(line))
 
 
 def test_every_link_leads_somewhere():
-    for page, least in ((ROOT / "README.md", 9), (ROOT / "docs/webui.md", 1), (ROOT / "docs/engine.md", 1)):
+    for page, least in ((ROOT / "README.md", 9), (ROOT / "docs/webui.md", 1), (ROOT / "docs/engine.md", 1), (ROOT / "docs/checkpoints.md", 3)):
         links = re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", page.read_text())
         assert len(links) >= least
         assert [link for link in links if not (page.parent / link).exists()] == []

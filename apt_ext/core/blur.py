@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from apt_ext.core.borders import extend
 from apt_ext.core.statistics import at_least_float32
-from apt_ext.core.windows import extend
 
 __all__ = ["gaussian_blur", "gaussian_kernel"]
 
@@ -40,7 +40,7 @@ def gaussian_blur(x: Tensor, lengths: tuple[int, int], std: float, fill: str = "
         x: (B, C, H, W), computed in float32 at least.
         lengths: odd kernel lengths for rows and columns, in latent pixels.
         std: standard deviation, in latent pixels, above 0.
-        fill: what lies beyond the border, "reflect" or "zero" (as in DemoFusion's own code).
+        fill: what lies beyond the border: "reflect", "zero" (as in DemoFusion's own code), or one of `fill_around`.
 
     Returns:
         (B, C, H, W), in x's dtype.

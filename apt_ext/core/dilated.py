@@ -12,10 +12,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from apt_ext.core.borders import extend, goes_around
 from apt_ext.core.types import Size
-from apt_ext.core.windows import extend
 
 __all__ = ["DilatedGrid", "dilated_grid", "dilation_for", "gather_dilated", "scatter_dilated"]
+
+
+MARGIN = 4  # pixels of a view
 
 
 def dilation_for(size: tuple[int, int], base: tuple[int, int]) -> Size:
@@ -46,11 +49,25 @@ def dilated_grid(size: tuple[int, int], dilation: tuple[int, int], fill: str = "
         size: (rows, columns) of the latent.
         dilation: d along (rows, columns).
         fill: "reflect" pads below and to the right with the mirror image; "zero" above and to the left with zeros, as
-            DemoFusion's own code does.
+            DemoFusion's own code does. Along an axis that goes on at its other side (`fill_around`), both ends get what lies there, at least
+            `MARGIN` pixels of each view or none, so that where the padding ends nothing of the picture is near.
         multiple: the sides of a view are made a multiple of this, for models that halve their input several times.
     """
-    rows, columns = (-n % (d * multiple) for n, d in zip(size, dilation, strict=True))
-    return DilatedGrid(dilation, rows, columns, 0, 0, fill) if fill == "zero" else DilatedGrid(dilation, 0, 0, rows, columns, fill)
+    around = goes_around(fill)
+    ends = [_ends(n, d, multiple, on) for n, d, on in zip(size, dilation, around, strict=True)]
+    (top, bottom), (left, right) = ends if fill != "zero" else [end[::-1] for end in ends]
+    return DilatedGrid(dilation, top, left, bottom, right, fill)
+
+
+def _ends(size: int, dilation: int, multiple: int, around: bool) -> tuple[int, int]:
+    """Padding before and after an axis."""
+    unit = dilation * multiple
+    missing = -size % unit
+    if not around:
+        return 0, missing
+    while 0 < missing < 2 * MARGIN * dilation:
+        missing += unit
+    return missing // 2, missing - missing // 2
 
 
 def pad_to_grid(x: Tensor, grid: DilatedGrid) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from apt_ext.core.borders import goes_around
 from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.dilated import DilatedGrid
 from apt_ext.core.windows import Window
@@ -42,12 +43,15 @@ def resized_hint(hint: Tensor, size: tuple[int, int], drawing: bool = False) -> 
     return functional.interpolate(small, size, mode="nearest-exact") if drawing else functional.interpolate(small, size, mode="bilinear")
 
 
-def _pixels(first: int, count: int, cells: int, factor: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _pixels(first: int, count: int, cells: int, factor: int, around: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pixels first..first+count-1 along an axis of `cells` latent pixels of `factor` pixels each, and whether they are the picture's own.
 
-    Beyond the border the latent is mirrored at its first and last pixel; each latent pixel takes its own pixels along, mirrored too.
+    Beyond the border the latent goes on at its other side, or is mirrored at its first and last pixel; each latent pixel takes its own pixels
+    along, mirrored too.
     """
     pixel = torch.arange(first, first + count, device=device)
+    if around:
+        return pixel % (cells * factor), torch.ones_like(pixel, dtype=torch.bool)
     cell, within = torch.div(pixel, factor, rounding_mode="floor"), pixel % factor
     period = max(1, 2 * cells - 2)
     folded = cell % period
@@ -62,8 +66,9 @@ def _part(hint: Tensor, top: int, left: int, size: tuple[int, int], factor: int,
     height, width = hint.shape[-2:]
     if top >= 0 and left >= 0 and bottom <= height and right <= width:
         return hint[..., top:bottom, left:right]
-    rows, own_rows = _pixels(top, size[0], height // factor, factor, hint.device)
-    columns, own_columns = _pixels(left, size[1], width // factor, factor, hint.device)
+    around = goes_around(fill)
+    rows, own_rows = _pixels(top, size[0], height // factor, factor, around.rows, hint.device)
+    columns, own_columns = _pixels(left, size[1], width // factor, factor, around.columns, hint.device)
     part = hint.index_select(-2, rows).index_select(-1, columns)
     return part * (own_rows[:, None] & own_columns) if fill == "zero" else part
 

@@ -19,10 +19,10 @@ __all__ = ["Hold", "hold_weight", "low_pass"]
 REACH = 4.0  # stds; what lies further out weighs less than a thousandth of the middle
 
 
-def low_pass(x: Tensor, std: tuple[float, float]) -> Tensor:
-    """(B, C, H, W) blurred by a Gaussian of std (rows, columns) in latent pixels, in float32 at least; mirrored at the border."""
+def low_pass(x: Tensor, std: tuple[float, float], fill: str = "reflect") -> Tensor:
+    """(B, C, H, W) blurred by a Gaussian of std (rows, columns) in latent pixels, in float32 at least. `fill`: what lies beyond the border."""
     rows, columns = (2 * math.ceil(REACH * s) + 1 for s in std)
-    return gaussian_blur(gaussian_blur(at_least_float32(x), (rows, 1), std[0]), (1, columns), std[1])
+    return gaussian_blur(gaussian_blur(at_least_float32(x), (rows, 1), std[0], fill), (1, columns), std[1], fill)
 
 
 def hold_weight(strength: float, first: float, until: float) -> Callable[[float], float]:
@@ -48,6 +48,7 @@ class Hold(NamedTuple):
         std: of the low-pass LP along (rows, columns), in latent pixels of the phase.
         weight: sigma -> w, 0 to 1.
         free: (H, W) or (B, 1, H, W), 1 where the picture may change freely and is not held; None holds it everywhere.
+        fill: what lies beyond the border.
 
     Related: DiffuseHigh (Kim et al., 2024), section 3; FAM diffusion (Yang et al., 2024), section 3.
     """
@@ -56,13 +57,14 @@ class Hold(NamedTuple):
     std: tuple[float, float]
     weight: Callable[[float], float]
     free: Tensor | None = None
+    fill: str = "reflect"
 
     def __call__(self, estimate: Tensor, sigma: float) -> Tensor:
         """(B, C, H, W) estimate of the clean latent at a noise level -> the held one, in the estimate's dtype."""
         w = self.weight(sigma)
         if w == 0:
             return estimate
-        change = low_pass(at_least_float32(self.reference.to(estimate.device)) - at_least_float32(estimate), self.std).mul_(w)
+        change = low_pass(at_least_float32(self.reference.to(estimate.device)) - at_least_float32(estimate), self.std, self.fill).mul_(w)
         if self.free is not None:
             change = change * (1 - self.free.to(change))
         return (at_least_float32(estimate) + change).to(estimate.dtype)

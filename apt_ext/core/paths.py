@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from apt_ext.core.blur import gaussian_blur
+from apt_ext.core.borders import goes_around
 from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.dilated import DilatedGrid, gather_dilated, pad_to_grid, scatter_dilated
 from apt_ext.core.interaction import exchange, exchange_back
@@ -32,7 +33,7 @@ class LocalPath:
 
     Attributes:
         windows: step -> the windows, which cover every pixel.
-        fill: what a window sees beyond the border, "reflect" or "zero".
+        fill: what a window sees beyond the border: "reflect", "zero", or one of `fill_around`, with windows that go round it.
         feather: 0 counts every pixel of a window alike; up to 1 lets its edges fade, against seams.
 
     Source: MultiDiffusion (Bar-Tal et al., 2023), equation 5.
@@ -55,8 +56,8 @@ class LocalPath:
         Raises:
             ValueError: where the windows leave a pixel uncovered.
         """
-        size, windows = size_of(x), self.windows(step)
-        covered = cover(size, windows)  # counted on the CPU: nothing here waits for the device
+        size, windows, around = size_of(x), self.windows(step), goes_around(self.fill)
+        covered = cover(size, windows, around)  # counted on the CPU: nothing here waits for the device
         if not bool(covered.all()):
             raise ValueError(
                 f"{int((covered == 0).sum())} of {size.rows} x {size.columns} latent pixels lie in no window; use more windows or a larger overlap"
@@ -68,9 +69,9 @@ class LocalPath:
             weight = feather_weights(height, width, self.feather, x.device).to(value.dtype) if self.feather else None
             batches = [ViewBatch(size, x.shape[0], windows=tuple(same[part]), fill=self.fill) for part in even_batches(len(same), calls.batch)]
             for views, patches in calls.estimates(batches, lambda views: gather_windows(x, views.windows, self.fill), sigma, extra):
-                place_windows(value, patches.to(value.dtype), views.windows, weight)
+                place_windows(value, patches.to(value.dtype), views.windows, weight, around)
                 if weight is not None:
-                    place_windows(count, weight.expand(views.count, 1, height, width), views.windows)
+                    place_windows(count, weight.expand(views.count, 1, height, width), views.windows, around=around)
         return value.div_(count).to(x.dtype)
 
 

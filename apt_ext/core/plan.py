@@ -11,19 +11,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE, fill_around
 from apt_ext.core.dilated import DilatedGrid, dilated_grid
 from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.interaction import draw_permutations
 from apt_ext.core.noise_levels import scale_aware_sigmas, unscaled_sigma
 from apt_ext.core.paths import DilatedPath, LocalPath, Permutations
 from apt_ext.core.phases import Phase, base_size, plan_phases
-from apt_ext.core.types import ModelFacts
+from apt_ext.core.types import Around, ModelFacts, Size
 from apt_ext.core.views import ViewCalls
 from apt_ext.core.weights import PathWeights, cosine_weights, path_shares
 from apt_ext.core.windows import Window, draw_starts, draw_windows
 from apt_ext.options import PRESETS, Options, blur_std
 
-__all__ = ["PhaseSetup", "Plan", "ViewCount", "demofusion_views", "make_plan"]
+__all__ = ["PhaseSetup", "Plan", "ViewCount", "demofusion_views", "make_plan", "window_size"]
 
 
 class ViewCount(NamedTuple):
@@ -31,6 +32,22 @@ class ViewCount(NamedTuple):
 
     local: int
     dilated: int
+
+
+def window_size(options: Options, model: ModelFacts) -> Size:
+    """(rows, columns) of a job's local windows in latent pixels: the model's native size, or what was asked for. A smaller picture cuts them.
+
+    Raises:
+        ValueError: for a size that the model cannot take.
+    """
+    asked = options.window_pixels()
+    if asked is None:
+        return model.window
+    unit = model.factor * model.multiple
+    if any(side % unit for side in asked):
+        fits = "x".join(str(max(1, round(side / unit)) * unit) for side in asked)
+        raise ValueError(f"Window {options.window!r} does not fit this model, whose windows have sides that are multiples of {unit} pixels; use {fits}")
+    return Size(asked[1] // model.factor, asked[0] // model.factor)
 
 
 @dataclass(frozen=True)
@@ -42,19 +59,31 @@ class PhaseSetup:
         options: of the method.
         model: what is known of the model.
         seed: of the jitter and the window interaction.
+        around: the axes along which the picture is seamless.
     """
 
     phase: Phase
     options: Options
     model: ModelFacts
     seed: int
+    around: Around = NOWHERE
+
+    @cached_property
+    def window(self) -> Size:
+        """Of the local windows."""
+        return window_size(self.options, self.model)
+
+    @property
+    def fill(self) -> str:
+        """What lies beyond the border."""
+        return fill_around(self.options.fill, self.around)
 
     @cached_property
     def _where(self) -> dict[str, Any]:
         """The arguments of `draw_starts`, besides the step. Each phase jitters by itself."""
         own = self.options
-        where = {"overlap": own.overlap, "jitter": own.jitter, "border": own.border}
-        return {"size": self.phase.size, "window": self.model.window, "seed": self.seed * 4096 + self.phase.number, **where}
+        where = {"overlap": own.overlap, "jitter": own.jitter, "border": own.border, "around": self.around}
+        return {"size": self.phase.size, "window": self.window, "seed": self.seed * 4096 + self.phase.number, **where}
 
     def windows(self, step: int) -> list[Window]:
         """The local windows of a step."""
@@ -70,7 +99,7 @@ class PhaseSetup:
         """The dilated views; None where the method has none."""
         if self.options.method == "multidiffusion":
             return None
-        return dilated_grid(self.phase.size, self.phase.dilation, self.options.fill, self.model.multiple)
+        return dilated_grid(self.phase.size, self.phase.dilation, self.fill, self.model.multiple)
 
     def levels(self, sigmas: Tensor) -> Tensor:
         """The plan's noise levels -> those of this phase, by Scale-aware Scheduling."""
@@ -99,7 +128,7 @@ class PhaseSetup:
     def fuse(self, calls: ViewCalls, step: Callable[[], int]) -> FusedDenoiser:
         """The fused denoiser of the phase. `step`: tells the number of the current step."""
         own = self.options
-        local = LocalPath(self.windows, own.fill, own.feather)
+        local = LocalPath(self.windows, self.fill, own.feather)
         interacting = self.permutations if own.method == "accdiffusion" else None
         dilated = None if self.grid is None else DilatedPath(self.grid, blur_std(own), interacting)
         return FusedDenoiser(calls, local, dilated, self.weights, step=step, tolerance=own.tolerance)
@@ -158,7 +187,14 @@ class Plan:
 
 
 def make_plan(
-    start: tuple[int, int], target: tuple[int, int], options: Options, model: ModelFacts, sigmas: Tensor, calls: Sequence[int], seed: int = 0
+    start: tuple[int, int],
+    target: tuple[int, int],
+    options: Options,
+    model: ModelFacts,
+    sigmas: Tensor,
+    calls: Sequence[int],
+    seed: int = 0,
+    around: Around = NOWHERE,
 ) -> Plan:
     """Plan a job.
 
@@ -167,12 +203,14 @@ def make_plan(
         sigmas: (N + 1,) noise levels that a phase runs, from `shortcut_sigmas`, say.
         calls: of the model in each of the N steps, from `step_calls`; those to expect, for a sampler that chooses its own levels.
         seed: of everything that the engine itself draws.
+        around: the axes along which the picture is seamless.
 
     Raises:
-        ValueError: for phases that do not fit.
+        ValueError: for phases, or a window, that do not fit.
     """
+    window_size(options, model)
     phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases)
-    setups = tuple(PhaseSetup(phase, options, model, seed) for phase in phases)
+    setups = tuple(PhaseSetup(phase, options, model, seed, around) for phase in phases)
     return Plan(setups, sigmas, tuple(calls), tuple(tuple(setup.views(sigmas, calls)) for setup in setups))
 
 

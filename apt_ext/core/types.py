@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Deal", "Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
+__all__ = ["Around", "Deal", "Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
 
 T = TypeVar("T")
 
@@ -17,6 +17,13 @@ class Size(NamedTuple):
 
     rows: int
     columns: int
+
+
+class Around(NamedTuple):
+    """Whether a picture is seamless, that is goes on at its other side, along rows (down) and columns (across)."""
+
+    rows: bool
+    columns: bool
 
 
 def size_of(x: Tensor) -> Size:
@@ -44,16 +51,18 @@ class ModelFacts(NamedTuple):
     """What the engine has to know of a model.
 
     Attributes:
-        window: its native size.
+        window: its native size, at which it composes; the windows of a job may have another (`window_size`).
         multiple: its inputs' sides have to be multiples of this.
         sigma_max: its largest noise level.
         timestep: sigma -> its own timestep, 0 to 1000.
+        factor: pixels per latent pixel.
     """
 
     window: Size
     multiple: int
     sigma_max: float
     timestep: Callable[[float], float]
+    factor: int = 8
 
 
 class Deal(Protocol):

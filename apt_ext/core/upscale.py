@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE, interpolate
 from apt_ext.core.clock import Clock, LevelClock, StepClock
 from apt_ext.core.hold import Hold, hold_weight
 from apt_ext.core.phases import Phase
 from apt_ext.core.plan import PhaseSetup, Plan
 from apt_ext.core.residual import PhaseDenoiser, Residual, StepMixer
 from apt_ext.core.statistics import at_least_float32, match_statistics, reanchor, statistics_shift
-from apt_ext.core.types import Sampler, Size, size_of
+from apt_ext.core.types import Around, Sampler, Size, size_of
 from apt_ext.core.views import ViewCalls
 from apt_ext.options import has_residual, reanchors
 
@@ -42,9 +42,13 @@ Sample = Callable[[PhaseSetup, PhaseStart], Tensor]
 """What runs a sampler through a phase: (B, C, H, W) clean latents at the phase's size. It may raise to stop."""
 
 
-def enlarge(z: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic upsampling of a latent to (rows, columns), as DemoFusion does it (a = -0.75, no anti-aliasing), in float32 at least."""
-    return F.interpolate(at_least_float32(z), size=size, mode="bicubic").to(z.dtype)
+def enlarge(z: Tensor, size: tuple[int, int], around: Around = NOWHERE) -> Tensor:
+    """Bicubic upsampling of a latent to (rows, columns), as DemoFusion does it (a = -0.75, no anti-aliasing), in float32 at least.
+
+    Args:
+        around: the axes along which it is seamless.
+    """
+    return interpolate(at_least_float32(z), size, around).to(z.dtype)
 
 
 def start_phase(z_up: Tensor, base: Tensor, setup: PhaseSetup, sigmas: Tensor, shown: tuple[int, int]) -> PhaseStart:
@@ -72,7 +76,7 @@ def phase_hold(setup: PhaseSetup, start: PhaseStart, free: Tensor | None = None)
     if own.hold == 0:
         return None
     rows, columns = (own.hold_width * up / shown for up, shown in zip(size_of(start.z_up), start.shown, strict=True))
-    return Hold(start.z_up, (rows, columns), hold_weight(own.hold, float(start.sigmas[0]), own.hold_until), free)
+    return Hold(start.z_up, (rows, columns), hold_weight(own.hold, float(start.sigmas[0]), own.hold_until), free, setup.fill)
 
 
 def _ignore(*_: Any) -> None:

@@ -7,16 +7,18 @@ repeated, skipped or run in any batch size and still sees the same windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from apt_ext.options import BORDERS, FILLS
+from apt_ext.core.borders import NOWHERE, extend, folded, goes_around, stretches
+from apt_ext.core.types import Around
+from apt_ext.options import BORDERS
 
-__all__ = ["BORDERS", "FILLS", "Window", "axis_starts", "cover", "draw_starts", "draw_windows", "extend", "feather_weights", "gather_windows", "place_windows"]
+__all__ = ["BORDERS", "Window", "axis_starts", "cover", "draw_starts", "draw_windows", "feather_weights", "gather_windows", "place_windows"]
 
 
 class Window(NamedTuple):
@@ -36,12 +38,13 @@ def axis_starts(size: int, window: int, overlap: float, border: str = "inside", 
         window: pixels of a window.
         overlap: share of a window that the next one covers again, 0 to 0.75.
         border: "inside" keeps the outer windows flush with the border and spreads the others evenly between them;
-            "over" lays a grid of constant stride that begins up to one stride before the border.
+            "over" lays a grid of constant stride that begins up to one stride before the border; "around", for an axis that goes on at
+            its other side, spreads two windows or more evenly round it, so that each one's edges lie inside another.
         shift: 0 to 1, the jitter. Inside, the inner windows move together from one end of their play (0) to the other (1),
-            0.5 being the even spread; over the border, the whole grid moves by `shift` strides towards the start.
+            0.5 being the even spread; over the border, the whole grid moves by `shift` strides towards the start, and around away from it.
 
     Returns:
-        Ascending first pixels; negative ones, or ends beyond `size`, only with "over".
+        Ascending first pixels; negative ones only with "over", ends beyond `size` with "over" and "around".
 
     Example:
         >>> axis_starts(150, 64, overlap=0.5)  # the inner windows spread evenly between the outer ones
@@ -59,6 +62,9 @@ def axis_starts(size: int, window: int, overlap: float, border: str = "inside", 
     if border == "over":
         first = -min(stride - 1, math.floor(shift * stride))
         return list(range(first, max(first + 1, size - window + stride), stride))
+    if border == "around":
+        count = max(2, math.ceil(size / stride))
+        return [i * size // count + math.floor(shift * size / count) for i in range(count)]
     steps = math.ceil((size - window) / stride)
     if steps == 0:
         return [0]
@@ -84,6 +90,7 @@ def draw_starts(
     jitter: float = 1.0,
     border: str = "inside",
     seed: int = 0,
+    around: Around = NOWHERE,
 ) -> tuple[list[int], list[int]]:
     """First rows and first columns of one step's windows, which stand on the grid of the two.
 
@@ -95,6 +102,7 @@ def draw_starts(
         jitter: 0 to 1, share of the greatest shift that keeps everything covered; drawn anew for every step.
         border: "inside" or "over", see `axis_starts`.
         seed: of the jitter. No global random state is read or changed.
+        around: the axes along which the latent goes on at its other side; there, windows do too, whatever the border.
 
     Returns:
         (rows, columns); windows there cover every pixel of the latent at least once. Kept inside the border, only the inner windows
@@ -112,8 +120,9 @@ def draw_starts(
     if border not in BORDERS:
         raise ValueError(f"border {border!r} does not exist; use one of {', '.join(BORDERS)}")
     draw = torch.rand(2, generator=torch.Generator().manual_seed(_step_seed(seed, step)), dtype=torch.float64).tolist()
-    shifts = [jitter * r if border == "over" else 0.5 + jitter * (r - 0.5) for r in draw]
-    rows, columns = (axis_starts(n, w, overlap, border, s) for n, w, s in zip(size, window, shifts, strict=True))
+    borders = ["around" if on else border for on in around]
+    shifts = [0.5 + jitter * (r - 0.5) if how == "inside" else jitter * r for r, how in zip(draw, borders, strict=True)]
+    rows, columns = (axis_starts(n, w, overlap, how, s) for n, w, how, s in zip(size, window, borders, shifts, strict=True))
     return rows, columns
 
 
@@ -124,40 +133,20 @@ def draw_windows(step: int, *, size: tuple[int, int], window: tuple[int, int], *
     return [Window(top, left, height, width) for top in rows for left in columns]
 
 
-def cover(size: tuple[int, int], windows: Iterable[Window]) -> Tensor:
+def _places(window: Window, size: tuple[int, int], around: Around) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """The parts of a window that lie in the latent: (slices of the latent, slices of the window). Around the border there are several."""
+    down = stretches(window.top, window.height, size[0], around[0])
+    for (rows, own_rows), (columns, own_columns) in product(down, stretches(window.left, window.width, size[1], around[1])):
+        yield (rows, columns), (own_rows, own_columns)
+
+
+def cover(size: tuple[int, int], windows: Iterable[Window], around: Around = NOWHERE) -> Tensor:
     """How many windows see each pixel: (rows, columns) int64."""
     count = torch.zeros(size, dtype=torch.int64)
-    for top, left, height, width in windows:
-        count[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] += 1
+    for window in windows:
+        for place, _ in _places(window, size, around):
+            count[place] += 1
     return count
-
-
-def _mirror(start: int, stop: int, size: int, device: torch.device) -> Tensor:
-    """Indices start..stop-1 folded back into 0..size-1 at the first and the last pixel, for a reach of any length."""
-    period = max(1, 2 * size - 2)
-    index = torch.arange(start, stop, device=device) % period
-    return torch.where(index < size, index, period - index)
-
-
-def extend(x: Tensor, top: int, left: int, bottom: int, right: int, fill: str) -> Tensor:
-    """(..., H, W) -> (..., top + H + bottom, left + W + right): the latent with its mirror image ("reflect") or zeros ("zero") around it.
-
-    Unlike `torch.nn.functional.pad`, mirroring may reach further than the latent is long.
-
-    Raises:
-        ValueError: for a fill that does not exist.
-    """
-    if fill not in FILLS:
-        raise ValueError(f"fill {fill!r} does not exist; use one of {', '.join(FILLS)}")
-    if not (top or left or bottom or right):
-        return x
-    reach = (left, right, top, bottom)
-    if fill == "zero":
-        return torch.nn.functional.pad(x, reach)
-    height, width = x.shape[-2:]
-    if max(left, right) < width and max(top, bottom) < height and x.ndim == 4 and x.dtype == torch.float32:
-        return torch.nn.functional.pad(x, reach, "reflect")  # the same values, many times faster on a CPU
-    return x.index_select(-2, _mirror(-top, height + bottom, height, x.device)).index_select(-1, _mirror(-left, width + right, width, x.device))
 
 
 def _cut(x: Tensor, w: Window, fill: str) -> Tensor:
@@ -169,7 +158,9 @@ def _cut(x: Tensor, w: Window, fill: str) -> Tensor:
         return seen
     if fill == "zero":
         return extend(seen, max(0, -w.top), max(0, -w.left), max(0, stop[0] - height), max(0, stop[1] - width), fill)
-    return x[..., _mirror(w.top, stop[0], height, x.device)[:, None], _mirror(w.left, stop[1], width, x.device)]
+    around = goes_around(fill)
+    rows, columns = folded(w.top, stop[0], height, around.rows, x.device), folded(w.left, stop[1], width, around.columns, x.device)
+    return x[..., rows[:, None], columns]
 
 
 def gather_windows(x: Tensor, windows: Sequence[Window], fill: str = "reflect") -> Tensor:
@@ -178,32 +169,31 @@ def gather_windows(x: Tensor, windows: Sequence[Window], fill: str = "reflect") 
     Args:
         x: (B, C, H, W).
         windows: k windows, all of the same height h and width w.
-        fill: what a window sees beyond the border, "reflect" or "zero".
+        fill: what a window sees beyond the border, "reflect", "zero", or one of `fill_around`.
 
     Returns:
         (B * k, C, h, w), sample-major: the k windows of the first sample come first. So halves of a batch stay halves, whichever sample is in which.
     """
-    if fill not in FILLS:
-        raise ValueError(f"fill {fill!r} does not exist; use one of {', '.join(FILLS)}")
+    goes_around(fill)
     return torch.stack([_cut(x, w, fill) for w in windows], dim=1).flatten(0, 1)
 
 
-def place_windows(value: Tensor, patches: Tensor, windows: Sequence[Window], weight: Tensor | None = None) -> None:
-    """Add windows back onto a canvas, in place; what reaches over the border is dropped.
+def place_windows(value: Tensor, patches: Tensor, windows: Sequence[Window], weight: Tensor | None = None, around: Around = NOWHERE) -> None:
+    """Add windows back onto a canvas, in place; what reaches over the border is dropped, or added at the other side.
 
     Args:
         value: (B, C, H, W), added to. Windows are added one after the other, so that equal runs give equal sums on any device.
         patches: (B * k, C, h, w), as `gather_windows` orders them.
         windows: their k positions.
         weight: (h, w) multiplies every patch; ones when left out.
+        around: the axes along which the canvas goes on at its other side.
     """
-    height, width = value.shape[-2:]
+    size = (value.shape[-2], value.shape[-1])
     for patch, w in zip(patches.reshape(-1, len(windows), *patches.shape[1:]).unbind(1), windows, strict=True):
         if weight is not None:
             patch = patch * weight
-        top, left, bottom, right = max(0, w.top), max(0, w.left), min(height, w.top + w.height), min(width, w.left + w.width)
-        if top < bottom and left < right:
-            value[..., top:bottom, left:right] += patch[..., top - w.top : bottom - w.top, left - w.left : right - w.left]
+        for (rows, columns), (own_rows, own_columns) in _places(w, size, around):
+            value[..., rows, columns] += patch[..., own_rows, own_columns]
 
 
 def feather_weights(height: int, width: int, feather: float, device: torch.device | None = None) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE, stretches
+from apt_ext.core.types import Around
 from apt_ext.core.windows import Window
 
-__all__ = ["kept_words", "open_masks", "token_masks", "window_shares", "word_masks"]
+__all__ = ["box_share", "kept_words", "open_masks", "token_masks", "window_shares", "word_masks"]
 
 
 def open_masks(masks: Tensor, times: int) -> Tensor:
@@ -68,13 +70,14 @@ def word_masks(masks: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([masks[list(word)].any(dim=0) for word in words])
 
 
-def window_shares(masks: Tensor, windows: Sequence[Window], size: tuple[int, int], visible: bool = True) -> Tensor:
+def window_shares(masks: Tensor, windows: Sequence[Window], size: tuple[int, int], visible: bool = True, around: Around = NOWHERE) -> Tensor:
     """How much of each window a mask covers.
 
     Args:
         masks: (T, h, w) bool, stretched to the latent by nearest neighbours.
         windows: k windows of a latent.
         size: (rows, columns) of that latent.
+        around: the axes along which the picture is seamless, so that windows go on at its other side.
         visible: a window that reaches over the border is judged by the part that shows the picture. AccDiffusion's own code takes
             the whole window, so that its outer windows lose words; False does the same.
 
@@ -90,13 +93,15 @@ def window_shares(masks: Tensor, windows: Sequence[Window], size: tuple[int, int
     across = torch.zeros((len(windows), masks.shape[2]), dtype=torch.float64)
     area = torch.empty(len(windows), dtype=torch.float64)
     for k, window in enumerate(windows):
-        top, bottom = max(0, window.top), min(rows, window.top + window.height)
-        left, right = max(0, window.left), min(columns, window.left + window.width)
-        if top >= bottom or left >= right:
+        seen = [
+            [pixel for place, _ in stretches(start, length, whole, on) for pixel in range(whole)[place]]
+            for start, length, whole, on in zip(window[:2], window[2:], size, around, strict=True)
+        ]
+        if not all(seen):
             raise ValueError(f"{window} shows nothing of a latent of {rows} x {columns} pixels")
-        down[k] = torch.bincount(torch.arange(top, bottom) * masks.shape[1] // rows, minlength=masks.shape[1])
-        across[k] = torch.bincount(torch.arange(left, right) * masks.shape[2] // columns, minlength=masks.shape[2])
-        area[k] = (bottom - top) * (right - left) if visible else window.height * window.width
+        down[k] = torch.bincount(torch.tensor(seen[0]) * masks.shape[1] // rows, minlength=masks.shape[1])
+        across[k] = torch.bincount(torch.tensor(seen[1]) * masks.shape[2] // columns, minlength=masks.shape[2])
+        area[k] = len(seen[0]) * len(seen[1]) if visible else window.height * window.width
     return torch.einsum("kh,thw,kw->tk", down, masks.cpu().double(), across) / area
 
 
@@ -118,3 +123,22 @@ def kept_words(shares: Tensor, threshold: float = 0.3) -> list[list[int]]:
     everything = list(range(len(shares)))
     kept = (shares >= threshold).T.tolist()
     return [[index for index, keep in enumerate(window) if keep] or everything for window in kept]
+
+
+def box_share(box: tuple[float, float, float, float], window: Window, size: tuple[int, int], around: Around = NOWHERE) -> float:
+    """How much a window and a part of the picture have in common.
+
+    Args:
+        box: (top, left, bottom, right), shares of the picture, 0 to 1. `size`: (rows, columns) of the latent.
+        around: the axes along which the picture is seamless, so that windows go on at its other side.
+
+    Returns:
+        What lies in both over the smaller of the two, as far as they show the picture: 0 to 1.
+    """
+    common, seen, asked = 1.0, 1.0, 1.0
+    for start, length, whole, on, first, last in zip(window[:2], window[2:], size, around, box[:2], box[2:], strict=True):
+        places = [place for place, _ in stretches(start, length, whole, on)]
+        seen *= sum(place.stop - place.start for place in places)
+        common *= sum(max(0.0, min(place.stop, last * whole) - max(place.start, first * whole)) for place in places)
+        asked *= (last - first) * whole
+    return common / min(seen, asked) if seen else 0.0

@@ -10,11 +10,13 @@ from typing import Any, NoReturn, TypeVar
 
 from apt_ext import __version__
 from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS
-from apt_ext.demo.job import Job
+from apt_ext.demo.checkpoint_arguments import add_checkpoint
+from apt_ext.demo.wanted import Job
 from apt_ext.options import PRESETS, PUBLISHED_WINDOWS, Options, Preset, Schedule, Setting, preset_named, published, settings
 
-__all__ = ["DEFAULT_PRESET", "job_from", "make_parser", "variants"]
+__all__ = ["DEFAULT_PRESET", "job_from", "make_parser", "variants", "wanted_from"]
 
+OF_PROMPTS = ("regions",)  # which the embedded model has not
 APT_SETTINGS = ("matching", "gamma", "strength")
 DEFAULT_PRESET = "Balanced"
 
@@ -44,6 +46,8 @@ def _add_settings(parser: argparse.ArgumentParser, switch: bool) -> None:
         group.add_argument("--apt", action=argparse.BooleanOptionalAction, default=True, help="APT on, or the base method as published")
     for prefix, own in (("schedule", PRESETS[DEFAULT_PRESET].schedule), ("option", PRESETS[DEFAULT_PRESET].options)):
         for name, setting in settings(type(own)).items():
+            if name in OF_PROMPTS:
+                continue
             default = getattr(own, name)
             flags = (f"--{name.replace('_', '-')}", *({"strength": ("--shortcut",)}.get(name, ())))
             kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
@@ -67,12 +71,13 @@ MAKING = 1.5  # guidance of pictures that are made from nothing; one that is enl
 
 def _add_job(parser: argparse.ArgumentParser, style: str | None, switch: bool = True, guidance: float = Job.guidance) -> None:
     job = Job()
+    other = "; a checkpoint has its own" if switch else ""
     parser.add_argument("--scale", type=_number, default=job.scale, help="how many times larger, along a side; %(default)s")
-    parser.add_argument("--guidance", type=_number, default=guidance, help="classifier-free guidance; %(default)s")
+    parser.add_argument("--guidance", type=_number, help=f"classifier-free guidance; {guidance}{other}")
     parser.add_argument(
         "--guided-above", type=_number, default=job.guided_above, help="noise level below which guidance is left out, which halves the work there; %(default)s"
     )
-    parser.add_argument("--style", default=style, help="style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); %(default)s")
+    parser.add_argument("--style", help=f"style to guide towards (autumn, moss, pebbles, mosaic, photo, or none); {style}")
     parser.add_argument("--seed", type=int, default=job.seed, help="the same seed makes the same file; %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... ; 'auto' takes a GPU where there is one")
     _add_settings(parser, switch)
@@ -105,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     made = commands.add_parser("generate", help="let the model make a picture from a style and a seed, and enlarge it")
     _add_job(made, "autumn", guidance=MAKING)
     for command in (one, made):
+        add_checkpoint(command, picture=command is one)
         command.add_argument("--keep-phases", action="store_true", help="keep the pictures of the phases in between")
         _add_output(command)
 
@@ -130,7 +136,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def job_from(args: argparse.Namespace, style: str) -> Job:
-    """The job that the arguments describe.
+    """The embedded model's job that the arguments describe, guided towards `style` where they name none.
+
+    Raises:
+        ValueError: in one sentence, for a value that cannot be used.
+    """
+    made = wanted_from(args)
+    guidance = MAKING if args.guidance is None and args.command == "generate" else Job.guidance if args.guidance is None else args.guidance
+    return Job(args.scale, made.options, made.schedule, guidance, args.seed, args.guided_above, args.style or style)
+
+
+def wanted_from(args: argparse.Namespace) -> Preset:
+    """The settings of the method that the arguments describe: a preset's, and what is given besides.
 
     Raises:
         ValueError: in one sentence, for a value that cannot be used.
@@ -147,7 +164,7 @@ def job_from(args: argparse.Namespace, style: str) -> Job:
         if clash:
             raise ValueError(f"--no-apt and --{clash[0]} contradict each other; leave one of them out")
         made = published(made)
-    return Job(args.scale, made.options, made.schedule, args.guidance, args.style or style, args.seed, args.guided_above)
+    return made
 
 
 T = TypeVar("T", Options, Schedule)

@@ -24,12 +24,14 @@ from apt_ext.core.ranks.status import RankError, State, caused_by
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.arguments import job_from, make_parser
 from apt_ext.demo.autoencoder import FACTOR
+from apt_ext.demo.checkpoint_arguments import check_checkpoint
 from apt_ext.demo.comparing import command_demo
-from apt_ext.demo.enlarging import command_generate, command_upscale
-from apt_ext.demo.job import Job, check_output, plan_for
+from apt_ext.demo.enlarging import EMBEDDED, Kind, command_generate, command_upscale
+from apt_ext.demo.job import check_output, plan_for
 from apt_ext.demo.model import NATIVE, alphas_cumprod, choose_device, load_model
 from apt_ext.demo.output import Output, Unwritten
 from apt_ext.demo.sheet import samples_sheet
+from apt_ext.demo.wanted import Job
 from apt_ext.demo.world import make_scene, render
 
 __all__ = ["main"]
@@ -47,7 +49,7 @@ def command_plan(args: argparse.Namespace) -> None:
         raise ValueError(f"model {args.model!r} does not exist; use one of {', '.join(FAMILIES)}")
     native, factor, multiple = FAMILIES[args.model]
     sigmas = ((1 - alphas_cumprod()) / alphas_cumprod()) ** 0.5
-    facts = ModelFacts(Size(native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
+    facts = ModelFacts(Size(native, native), multiple, float(sigmas[-1]), discrete_timestep(sigmas), factor)
     width, height = (int(side) for side in sides.groups())
     check_output((width, height), job.scale, most=65536)
     size = (-(-height // factor), -(-width // factor))
@@ -86,10 +88,19 @@ def command_scene(args: argparse.Namespace, output: Output) -> None:
     print(output.picture(f"{args.style}_{args.seed}_{args.size}", picture))
 
 
+def kind_of(args: argparse.Namespace) -> Kind:
+    """The embedded model, or the checkpoint that the arguments name."""
+    if not check_checkpoint(args):
+        return EMBEDDED
+    from apt_ext.checkpoints.command import CHECKPOINT  # it is large, and an extra
+
+    return CHECKPOINT
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, Output], None]] = {
     "demo": command_demo,
-    "upscale": command_upscale,
-    "generate": command_generate,
+    "upscale": lambda args, output: command_upscale(args, output, kind_of(args)),
+    "generate": lambda args, output: command_generate(args, output, kind_of(args)),
     "scene": command_scene,
     "samples": command_samples,
 }

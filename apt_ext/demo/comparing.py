@@ -14,10 +14,11 @@ from PIL import Image
 
 from apt_ext.demo.arguments import DEFAULT_PRESET, job_from, variants
 from apt_ext.demo.enlarging import announce, enlarge_one, machine, open_model, report_of, say_limits
-from apt_ext.demo.job import Shown, check_output, from_picture
+from apt_ext.demo.job import Shown, check_output
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
 from apt_ext.demo.sheet import comparison_sheet, stacked
+from apt_ext.demo.sources import from_picture
 from apt_ext.demo.world import make_scene, render
 
 __all__ = ["command_demo"]
@@ -93,7 +94,7 @@ def command_demo(args: argparse.Namespace, output: Output) -> None:
             name = f"{subject.name}_{label.lower().replace(' ', '_')}"
             outcome, shown[label], path = enlarge_one(output, model, source, each, name, subject.picture, shown=Shown(f"{subject.name}, {label} ", args.quiet))
             agreement = round(_agreement(shown[label], small), 2)
-            made[f"{subject.name}, {label}"] = {**report_of(each, source, outcome), "file": path.name, "agreement_with_input_db": agreement}
+            made[f"{subject.name}, {label}"] = {**report_of(model, each, source, outcome), "file": path.name, "agreement_with_input_db": agreement}
         if subject.truth is not None:
             shown[f"true {job.scale:g}x"] = subject.truth
             output.picture(f"{subject.name}_true", subject.truth)

@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -19,30 +19,18 @@ from tqdm import tqdm
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
 from apt_ext.core.ranks.ideal import ideal_speedup
-from apt_ext.core.ranks.ranks import ALONE
+from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.demo.arguments import job_from
-from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.job import (
-    Job,
-    Outcome,
-    Shown,
-    Source,
-    check_output,
-    from_picture,
-    from_style,
-    peak_memory_mib,
-    plan_for,
-    plan_job,
-    run_job,
-    seconds_per_view,
-    show,
-)
+from apt_ext.demo.job import Outcome, Shown, check_output, peak_memory_mib, plan_job, plan_picture, run_job, seconds_per_view, show
+from apt_ext.demo.masks import outside
 from apt_ext.demo.model import LeavesModel, choose_device, load_model
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import READ, WRITTEN, Picture, load_picture
+from apt_ext.demo.sources import from_picture, from_words
 from apt_ext.demo.upscalers import enlarger
+from apt_ext.demo.wanted import BaseJob, Job, Model, Source
 
-__all__ = ["announce", "command_generate", "command_upscale", "enlarge_one", "machine", "open_model", "report_of", "say_limits"]
+__all__ = ["EMBEDDED", "Kind", "announce", "command_generate", "command_upscale", "enlarge_one", "machine", "open_model", "report_of", "say_limits"]
 
 LIMITS = (
     "The embedded model is small: it sharpens edges and adds texture of the kind that it was trained on, but it does not know what your picture shows. "
@@ -50,16 +38,32 @@ LIMITS = (
 )
 
 
-def say_limits() -> None:
-    """What to expect of the embedded model."""
-    print(LIMITS, file=sys.stderr)
+def say_limits(limits: str = LIMITS) -> None:
+    """What to expect of a model."""
+    if limits:
+        print(limits, file=sys.stderr)
 
 
-def _text(job: Job) -> dict[str, str]:
+class Kind(NamedTuple):
+    """A kind of model, for the command line.
+
+    Attributes:
+        job: arguments, the words to guide towards where they say nothing -> what is wanted. `open`: the model, once everything else that can be
+            refused has been, and what is wanted now that it is known. `limits`: what to expect of it, said on the error stream; or nothing.
+        prepare: what else a picture's job starts from (masks and the like), in the place of the source without it.
+        name: of a picture that the model makes by itself.
+    """
+
+    job: Callable[[argparse.Namespace, str], BaseJob]
+    open: Callable[[argparse.Namespace, Any], tuple[Model, BaseJob]]
+    limits: str
+    prepare: Callable[[argparse.Namespace, Source], Source]
+    name: Callable[[Any], str]
+
+
+def _text(model: Model, job: BaseJob, image: Image.Image) -> dict[str, str]:
     """What is written into a picture file, so that the job can be repeated from it."""
-    values = asdict(job)
-    flat = {name: value for name, value in values.items() if name not in ("options", "schedule")} | values["schedule"] | values["options"]
-    return {"parameters": ", ".join(f"APT {name.replace('_', ' ')}: {value}" for name, value in flat.items()), "Software": f"apt_ext {__version__}"}
+    return {"parameters": model.infotext(job, image.size), "Software": f"apt_ext {__version__}"}
 
 
 def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
@@ -70,30 +74,30 @@ def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
     return image
 
 
-def announce(model: LeavesModel, source: Source, jobs: Mapping[str, Job], title: str = "") -> None:
+def announce(model: Model, source: Source, jobs: Mapping[str, BaseJob], title: str = "") -> None:
     """Say what will be done and about how long it takes, before it begins."""
     for label, job in jobs.items():
         plan = plan_job(model, source, job)
         views = plan.evaluations
-        sizes = ", ".join(f"{phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}" for phase in plan.phases)
+        sizes = ", ".join(f"{phase.size.columns * model.factor}x{phase.size.rows * model.factor}" for phase in plan.phases)
         faster = ideal_speedup(plan, model.ranks.count)
-        seconds = views * seconds_per_view(model, job) / faster
+        seconds = views * seconds_per_view(model, job, source) / faster
         took = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"
         print(f"{title}{label}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
         if faster < 0.75 * model.ranks.count:
             batch = job.options.window_batch
             print(f"a window batch of {batch} makes {model.ranks.count} processes at best {faster:.1f} times as fast; use a smaller one", file=sys.stderr)
-        if job.options.method == "accdiffusion":
+        if job.options.method == "accdiffusion" and not model.prompts:
             print("accdiffusion: with window interaction; words per window do not apply, since the embedded model has no prompts", file=sys.stderr)
 
 
-def report_of(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
+def report_of(model: Model, job: BaseJob, source: Source, outcome: Outcome) -> dict[str, Any]:
     """Settings, phases and costs of a finished job."""
     return {
         "settings": asdict(job),
         "seed": job.seed,
         "input": list(source.pixels),
-        "base": [source.base.shape[-1] * FACTOR, source.base.shape[-2] * FACTOR],
+        "base": [source.base.shape[-1] * model.factor, source.base.shape[-2] * model.factor],
         "phases": outcome.phases,
         "window_evaluations": sum(phase["window_evaluations"] for phase in outcome.phases),
         "seconds": round(outcome.seconds, 2),
@@ -102,11 +106,11 @@ def report_of(job: Job, source: Source, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def machine(model: LeavesModel) -> dict[str, Any]:
+def machine(model: Model) -> dict[str, Any]:
     """Versions, device and memory."""
     memory = peak_memory_mib(model.device)
     versions = {"apt_ext": __version__, "torch": torch.__version__, "device": str(model.device)}
-    return {"versions": versions, "peak_memory_mib": None if memory is None else round(memory)}
+    return {"versions": versions, **({"model": model.about} if model.about else {}), "peak_memory_mib": None if memory is None else round(memory)}
 
 
 def _stem(name: str) -> str:
@@ -116,9 +120,9 @@ def _stem(name: str) -> str:
 
 def enlarge_one(
     output: Output,
-    model: LeavesModel,
+    model: Model,
     source: Source,
-    job: Job,
+    job: BaseJob,
     name: str,
     picture: Picture | None = None,
     *,
@@ -137,12 +141,13 @@ def enlarge_one(
 
     def save_phase(phase: Phase, latent: Tensor, count: int) -> None:
         if phase.number < count:
-            image = show(model, source, latent, phase.size.columns * FACTOR / source.covered[0])
-            phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(job), profile))
+            image = show(model, source, latent, phase.size.columns * model.factor / source.covered[0])
+            phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(model, job, image), profile))
 
     outcome = run_job(model, source, job, shown=shown, on_finished=save_phase)
-    image = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
-    path = output.picture(name, _with_alpha(image, alpha), _text(job), profile)
+    shown_whole = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
+    image = outside(shown_whole, source, job.options.upscaler, model.device, model.ranks.map)
+    path = output.picture(name, _with_alpha(image, alpha), _text(model, job, image), profile)
     for phase in [] if keep else phases:
         output.remove(phase)
     return outcome, image, path
@@ -162,7 +167,7 @@ def _files(given: Sequence[str]) -> list[str]:
     return files
 
 
-def _checked(name: str, job: Job) -> Picture:
+def _checked(name: str, job: BaseJob) -> Picture:
     """A picture that can be enlarged; where it is the first of several, that is said.
 
     Raises:
@@ -176,63 +181,74 @@ def _checked(name: str, job: Job) -> Picture:
 
 
 def _finish(
-    args: argparse.Namespace, output: Output, model: LeavesModel, source: Source, job: Job, name: str, picture: Picture | None = None, bar: Any = None
+    args: argparse.Namespace, output: Output, model: Model, source: Source, job: BaseJob, name: str, picture: Picture | None = None, bar: Any = None
 ) -> str:
     """Enlarge one source, write its result and report, and say so: the line to show."""
     outcome, _, path = enlarge_one(output, model, source, job, name, picture, shown=Shown(quiet=args.quiet, bar=bar), keep=args.keep_phases)
-    output.report(_stem(name), report_of(job, source, outcome) | machine(model))
+    output.report(_stem(name), report_of(model, job, source, outcome) | machine(model))
     return f"{path} ({outcome.seconds:.0f} s)"
 
 
-def _name(args: argparse.Namespace, output: Output, job: Job, stem: str) -> str:
+def _name(args: argparse.Namespace, output: Output, job: BaseJob, stem: str) -> str:
     """Of a result."""
     return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
 
 
 def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
-    """The model, once everything else that can be refused has been."""
+    """The embedded model, once everything else that can be refused has been."""
     device = choose_device(args.device)
-    ranks = ALONE if vars(args).get("share") == "pictures" else args.ranks
-    enlarger(job.options.upscaler, device, ranks.map)
-    model = load_model(device=device, ranks=ranks)
+    enlarger(job.options.upscaler, device)
+    model = load_model(device=device)
+    model.ranks = _sharing(args)
     model.style_index(job.style)
     return model
 
 
-def command_upscale(args: argparse.Namespace, output: Output) -> None:
+EMBEDDED = Kind(job_from, lambda args, job: (open_model(args, job), job), LIMITS, lambda args, source: source, lambda job: f"{job.style}_{job.seed}")
+
+
+def _sharing(args: argparse.Namespace) -> Ranks:
+    """The processes that a model's calls are dealt out to: where whole pictures are, each has its own calls for itself."""
+    ranks: Ranks = args.ranks
+    return ALONE if vars(args).get("share") == "pictures" else ranks
+
+
+def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
     """Enlarge a picture, or several, one after the other.
 
     Raises:
         ValueError: where nothing can be made, or, at the end, where some of several pictures could not be.
     """
-    job = job_from(args, "photo")
+    job = kind.job(args, "photo")
     files = _files(args.image)
     if len(files) > 1:
-        _upscale_all(args, output, job, files)
+        _upscale_all(args, output, job, files, kind)
         return
     picture = _checked(files[0], job)
     if picture.alpha is not None and output.file and WRITTEN[output.file.suffix.lower()] == "JPEG":
         raise ValueError(f"{str(output.file)!r} cannot hold the transparency of {files[0]!r}; use a .png or .webp name")
     if output.file and output.file.resolve() == Path(files[0]).resolve():
         raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
-    model = open_model(args, job)
-    say_limits()
-    source = from_picture(model, picture.rgb)
+    model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
+    plan_picture(model, picture.rgb.size, job)
+    say_limits(kind.limits)
+    source = kind.prepare(args, from_picture(model, picture.rgb, job))
     announce(model, source, {job.options.method: job})
     print(_finish(args, output, model, source, job, _name(args, output, job, Path(files[0]).stem), picture))
 
 
-def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequence[str]) -> None:
+def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: Sequence[str], kind: Kind) -> None:
     if output.file:
         raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
-    model = open_model(args, job)
-    say_limits()
+    model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
+    say_limits(kind.limits)
     good: dict[str, tuple[str, int]] = {}  # by file: the result's name, and its evaluations
     bad, shared = list[str](), args.ranks if model.ranks is ALONE else ALONE
     for file in files:
         try:
-            width, height = _checked(file, job).rgb.size
-            views = plan_for(model.facts, model.sigmas, (-(-height // FACTOR), -(-width // FACTOR)), job).evaluations
+            views = plan_picture(model, _checked(file, job).rgb.size, job).evaluations
             good[file] = _name(args, output, job, Path(file).stem), views
         except ValueError as error:
             bad.append(str(error))
@@ -247,7 +263,8 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequ
         for file in own:
             bar.set_description(Path(file).name[:40])
             picture = load_picture(file)
-            bar.write(_finish(args, output, model, from_picture(model, picture.rgb), job, good[file][0], picture, bar), file=sys.stdout)
+            source = kind.prepare(args, from_picture(model, picture.rgb, job))
+            bar.write(_finish(args, output, model, source, job, good[file][0], picture, bar), file=sys.stdout)
     args.ranks.numbers(0)
     for file in good:
         if file not in own:
@@ -257,14 +274,16 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: Job, files: Sequ
         raise ValueError(f"{len(bad)} of {len(files)} pictures were left out; the first: {bad[0]}")
 
 
-def command_generate(args: argparse.Namespace, output: Output) -> None:
+def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
     """Let the model make a picture, and enlarge it."""
-    job = job_from(args, "autumn")
-    model = open_model(args, job)
-    say_limits()
-    source = from_style(model, job)
-    plan_job(model, source, job)
-    stem = output.free_stem(f"{job.style}_{job.seed}")
-    output.picture(stem, show(model, source, source.latent, 1.0), _text(job))
+    job = kind.job(args, "autumn")
+    model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
+    plan_picture(model, (model.first_size.columns * model.factor, model.first_size.rows * model.factor), job)
+    say_limits(kind.limits)
+    source = from_words(model, job)
+    stem = output.free_stem(kind.name(job))
+    first = show(model, source, source.latent, 1.0)
+    output.picture(stem, first, _text(model, job, first))
     announce(model, source, {job.options.method: job})
     print(_finish(args, output, model, source, job, _name(args, output, job, stem)))

@@ -1,4 +1,4 @@
-"""One upscaling job on the embedded model: the core, fed with a picture and k-diffusion's samplers, as a host would feed it."""
+"""One upscaling job on a model: the core, fed with a picture and k-diffusion's samplers, as a host would feed it."""
 
 from __future__ import annotations
 
@@ -7,42 +7,41 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from apt_ext.core.clock import FREE_SAMPLERS, check_steps, sampler_calls, step_calls
 from apt_ext.core.colour import fix_colour
+from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.noise_levels import shortcut_sigmas
-from apt_ext.core.phases import Phase, base_size
-from apt_ext.core.plan import PhaseSetup, Plan, make_plan
-from apt_ext.core.types import ModelFacts, Size, size_of
+from apt_ext.core.phases import Phase
+from apt_ext.core.plan import PhaseSetup, Plan, make_plan, window_size
+from apt_ext.core.types import ModelFacts, Size
 from apt_ext.core.upscale import PhaseStart, enlarge, sample_with, upscale
 from apt_ext.core.views import ViewCalls
-from apt_ext.demo.autoencoder import FACTOR
-from apt_ext.demo.model import NATIVE, LeavesModel
+from apt_ext.core.windows import Window
+from apt_ext.demo.masks import free_at, within
 from apt_ext.demo.pictures import to_picture, to_tensor
 from apt_ext.demo.samplers import make_sampler, make_sigmas
+from apt_ext.demo.sources import PHASE_NOISE, PHASE_SAMPLER, start_size, stream
 from apt_ext.demo.upscalers import Enlarger, enlarger
-from apt_ext.options import Options, Schedule, has_residual
+from apt_ext.demo.wanted import BaseJob, Model, Source
+from apt_ext.options import has_residual
 
 __all__ = [
     "MAX_OUTPUT",
-    "Job",
     "Outcome",
     "Shown",
-    "Source",
     "check_output",
-    "from_picture",
-    "from_style",
     "peak_memory_mib",
     "plan_for",
     "plan_job",
+    "plan_picture",
     "run_job",
     "seconds_per_view",
     "show",
@@ -50,59 +49,6 @@ __all__ = [
 ]
 
 MAX_OUTPUT = 8192
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is wanted, besides the picture. `scale` is the linear factor; guidance is left out below the noise level `guided_above`."""
-
-    scale: float = 4.0
-    options: Options = field(default_factory=Options)
-    schedule: Schedule = field(default_factory=Schedule)
-    guidance: float = 1.0
-    style: str = "photo"
-    seed: int = 1
-    guided_above: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.scale, (int, float)) and 1 < self.scale <= 16):
-            raise ValueError(f"scale {self.scale!r} is out of range; use a number above 1 and up to 16")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed {self.seed} is out of range; use 0 to {2**32 - 1}")
-        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 30):
-            raise ValueError(f"guidance {self.guidance} is out of range; use 0 to 30")
-        if not (math.isfinite(self.guided_above) and 0 <= self.guided_above <= 100):
-            raise ValueError(f"guided above {self.guided_above} is out of range; use a noise level from 0 to 100")
-        sampler_calls(self.schedule.sampler, has_residual(self.options))
-
-
-def _stream(seed: int, kind: int, number: int = 0) -> int:
-    """Seed of one of a job's noise streams. Starting noise and a sampler's own noise must never be drawn from equal seeds."""
-    return (seed * 4 + kind) * 4096 + number
-
-
-BASE_NOISE, BASE_SAMPLER, PHASE_NOISE, PHASE_SAMPLER = range(4)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a job starts.
-
-    Attributes:
-        latent: (1, 4, h, w), clean. `base`: the base latent.
-        pixels: (width, height) of the picture that they stand for.
-        picture: (1, 3, 4h, 4w) in -1..1, that picture, its last column and row repeated up to whole latent pixels.
-    """
-
-    latent: Tensor
-    base: Tensor
-    pixels: tuple[int, int]
-    picture: Tensor
-
-    @property
-    def covered(self) -> tuple[int, int]:
-        """(width, height) in pixels that the latent covers."""
-        return self.picture.shape[-1], self.picture.shape[-2]
 
 
 class Shown(NamedTuple):
@@ -123,31 +69,6 @@ class Outcome:
     by_rank: list[int]
 
 
-def from_picture(model: LeavesModel, image: Image.Image) -> Source:
-    """Encode a picture, and its base: the picture itself, or its small version where it is much larger than the model's native size."""
-    own = to_tensor(image)
-    picture = F.pad(own, (0, -own.shape[-1] % FACTOR, 0, -own.shape[-2] % FACTOR), "replicate")
-    z = model.encode(picture)
-    size = size_of(z)
-    base = base_size(size, model.facts.window)
-    small = z if base == size else model.encode(to_tensor(image.resize((base[1] * FACTOR, base[0] * FACTOR), Image.Resampling.LANCZOS)))
-    return Source(z, small, image.size, picture)
-
-
-def from_style(model: LeavesModel, job: Job, steps: int = 30, size: tuple[int, int] = (16, 16)) -> Source:
-    """Let the model make a picture of its own in the job's style, (rows, columns) in latent pixels."""
-    generator = torch.Generator().manual_seed(_stream(job.seed, BASE_NOISE))
-    sigmas = make_sigmas(job.schedule.spacing, steps, model.sigmas)
-    x = torch.randn((1, 4, *size), generator=generator) * sigmas[0]
-    style = torch.tensor([model.style_index(job.style)], device=model.device)
-    with torch.no_grad():
-        made = make_sampler(job.schedule.sampler, [_stream(job.seed, BASE_SAMPLER)])(
-            model.denoiser(job.guidance), x.to(model.device), sigmas.to(model.device), extra_args={"style": style}, callback=lambda info: None
-        )
-    z = next(model.ranks.map(lambda latent: latent, [made]))  # all go on with the first one's
-    return Source(z, z, (size[1] * FACTOR, size[0] * FACTOR), model.decode(z).cpu())
-
-
 def check_output(pixels: tuple[int, int], scale: float, most: int = MAX_OUTPUT) -> None:
     """Make sure that a picture of (width, height) pixels does not become too large.
 
@@ -161,13 +82,14 @@ def check_output(pixels: tuple[int, int], scale: float, most: int = MAX_OUTPUT) 
         raise ValueError(f"scale {scale:g} would make {width} x {height} pixels, more than {most} a side; {remedy}")
 
 
-def plan_for(facts: ModelFacts, sigmas: Tensor, size: tuple[int, int], job: Job) -> Plan:
+def plan_for(facts: ModelFacts, sigmas: Tensor, size: tuple[int, int], job: BaseJob, start: tuple[int, int] | None = None) -> Plan:
     """The plan of a job on any model.
 
     Args:
         facts: of the model.
         sigmas: its ascending noise levels.
         size: (rows, columns) of the picture in latent pixels.
+        start: of the latent that the first phase enlarges, where it is another.
 
     Raises:
         ValueError: for phases that do not fit, or a sampler that needs more steps.
@@ -176,29 +98,52 @@ def plan_for(facts: ModelFacts, sigmas: Tensor, size: tuple[int, int], job: Job)
     target = (math.ceil(size[0] * job.scale - 1e-6), math.ceil(size[1] * job.scale - 1e-6))
     levels = shortcut_sigmas(make_sigmas(own.spacing, own.steps, sigmas), own.strength)
     calls = step_calls(levels.tolist(), sampler_calls(own.sampler, has_residual(job.options)))
-    plan = make_plan(size, target, job.options, facts, levels, calls, job.seed)
+    plan = make_plan(start or size, target, job.options, facts, levels, calls, job.seed)
     check_steps(own.sampler, plan.steps)
     return plan
 
 
-def plan_job(model: LeavesModel, source: Source, job: Job) -> Plan:
-    """`plan_for` a picture on the embedded model."""
-    check_output(source.pixels, job.scale)
-    return plan_for(model.facts, model.sigmas, size_of(source.latent), job)
+def plan_picture(model: Model, pixels: tuple[int, int], job: BaseJob) -> Plan:
+    """`plan_for` a picture of (width, height) on a model.
+
+    Raises:
+        ValueError: besides those of `plan_for`, where the result would be too large, or smaller than what the model looks at.
+    """
+    check_output(pixels, job.scale)
+    size = Size(-(-pixels[1] // model.factor), -(-pixels[0] // model.factor))
+    if model.smallest:
+        _check_window(model, pixels, job)
+    return plan_for(model.facts, model.sigmas, size, job, start_size(model, size, job.scale))
 
 
-def seconds_per_view(model: LeavesModel, job: Job) -> float:
+def _check_window(model: Model, pixels: tuple[int, int], job: BaseJob) -> None:
+    window = [side * model.factor for side in reversed(window_size(job.options, model.facts))]
+    sides = [round(side * job.scale) for side in pixels]
+    if max(sides) < max(window) or min(sides) < min(window) / 2:
+        needed = max(max(window) / max(pixels), min(window) / 2 / min(pixels))
+        remedy = f"use a scale of at least {math.ceil(100 * needed) / 100:g}, or a model of a smaller window" if needed <= 16 else "use a larger picture"
+        made = f"{pixels[0]} x {pixels[1]} pixels at scale {job.scale:g} make {sides[0]} x {sides[1]}"
+        raise ValueError(f"{made}, and the model's window of {window[0]} x {window[1]} is larger; {remedy}")
+
+
+def plan_job(model: Model, source: Source, job: BaseJob) -> Plan:
+    """`plan_picture` of a source."""
+    return plan_picture(model, source.pixels, job)
+
+
+def seconds_per_view(model: Model, job: BaseJob, source: Source | None = None) -> float:
     """How long this machine takes for one window evaluation, from a single timed call."""
-    denoiser, n = model.denoiser(job.guidance), job.options.window_batch
-    x, sigma, style = torch.zeros((n, 4, *NATIVE), device=model.device), torch.ones(n, device=model.device), torch.zeros(n, device=model.device)
+    made, n, window = model.conditioned(job, source)(None), job.options.window_batch, window_size(job.options, model.facts)
+    x, sigma = torch.zeros((n, model.channels, *window), device=model.device), torch.ones(n, device=model.device)
+    extra = made.condition(made.extra, ViewBatch(window, 1, (Window(0, 0, *window),) * n))
     with torch.no_grad():
         for _ in range(2):  # the first call warms up
             started = time.perf_counter()
-            float(denoiser(x, sigma, style=style.long()).sum())
+            float(made.denoiser(x, sigma, **extra).sum())
     return (time.perf_counter() - started) / n
 
 
-def through_pixels(model: LeavesModel, source: Source, larger: Enlarger | None) -> Callable[[Tensor, Size], Tensor]:
+def through_pixels(model: Model, source: Source, larger: Enlarger | None) -> Callable[[Tensor, Size], Tensor]:
     """How a latent is enlarged before a phase: the pixels of the picture that it stands for are, and are encoded, or, without `larger`, the latent itself.
 
     The first phase takes the source's own pixels, which no decoder has softened.
@@ -208,13 +153,13 @@ def through_pixels(model: LeavesModel, source: Source, larger: Enlarger | None) 
 
     def upsample(z: Tensor, size: Size) -> Tensor:
         own = source.picture if z is source.latent else model.decode(z)
-        pictures = [larger(to_picture(picture), (size[1] * FACTOR, size[0] * FACTOR)) for picture in own]
+        pictures = [larger(to_picture(picture), (size[1] * model.factor, size[0] * model.factor)) for picture in own]
         return model.encode(torch.cat([to_tensor(picture) for picture in pictures])).to(z)
 
     return upsample
 
 
-def show(model: LeavesModel, source: Source, latent: Tensor, scale: float, colour_fix: float = 0.0) -> Image.Image:
+def show(model: Model, source: Source, latent: Tensor, scale: float, colour_fix: float = 0.0) -> Image.Image:
     """Decode a latent of the source's picture at `scale` times its size, to exactly that many pixels. `colour_fix`: see `fix_colour`."""
     image = to_picture(fix_colour(model.decode(latent), source.picture, colour_fix)[0])
     size = (round(source.pixels[0] * scale), round(source.pixels[1] * scale))
@@ -223,9 +168,9 @@ def show(model: LeavesModel, source: Source, latent: Tensor, scale: float, colou
 
 
 def run_job(
-    model: LeavesModel,
+    model: Model,
     source: Source,
-    job: Job,
+    job: BaseJob,
     *,
     shown: Shown | None = None,
     on_finished: Callable[[Phase, Tensor, int], None] | None = None,
@@ -248,7 +193,7 @@ def run_job(
         nonlocal own, phase_started, views
         phase_started, views, phase = time.perf_counter(), 0, setup.phase
         if bars.bar is None:
-            label = f"{bars.title}phase {phase.number}/{len(plan.setups)} {phase.size.columns * FACTOR}x{phase.size.rows * FACTOR}"
+            label = f"{bars.title}phase {phase.number}/{len(plan.setups)} {phase.size.columns * model.factor}x{phase.size.rows * model.factor}"
             own = tqdm(total=sum(plan.totals[phase.number - 1]), desc=label, unit="window", disable=bars.quiet, mininterval=0.3)
 
     def on_views(count: int) -> None:
@@ -265,7 +210,7 @@ def run_job(
         phase = setup.phase
         records.append(
             {
-                "size": [phase.size.columns * FACTOR, phase.size.rows * FACTOR],
+                "size": [phase.size.columns * model.factor, phase.size.rows * model.factor],
                 "scale": round(phase.scale, 4),
                 "dilation": list(phase.dilation),
                 "steps": plan.steps,
@@ -278,23 +223,27 @@ def run_job(
             on_finished(phase, latent, len(plan.setups))
 
     def noise(phase: Phase, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(_stream(job.seed, PHASE_NOISE, phase.number)))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(stream(job.seed, PHASE_NOISE, phase.number)))
 
-    guided = model.denoiser(job.guidance, job.guided_above)
+    name, conditioned = job.schedule.sampler, model.conditioned(job, source)
 
-    def denoiser(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-        nonlocal own_views
-        own_views += x.shape[0]
-        return guided(x, sigma, **extra)
+    def sample(setup: PhaseSetup, start: PhaseStart) -> Tensor:
+        made = conditioned(setup)
 
-    name = job.schedule.sampler
-    sample = sample_with(
-        ViewCalls(denoiser, job.options.window_batch, on_views=on_views, deal=model.ranks.map),
-        lambda phase: make_sampler(name, [_stream(job.seed, PHASE_SAMPLER, phase.number)]),
-        noise,
-        model_calls=None if name in FREE_SAMPLERS else plan.calls,
-        extra={"style": torch.tensor([model.style_index(job.style)], device=model.device)},
-    )
+        def denoiser(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            nonlocal own_views
+            own_views += x.shape[0] // len(start.z_up)
+            return made.denoiser(x, sigma, **extra)
+
+        free = None if source.mask is None else free_at(source.mask, setup.phase.size).to(start.z_up)
+        return sample_with(
+            ViewCalls(denoiser, job.options.window_batch, made.condition, on_views, model.ranks.map),
+            lambda phase: within(make_sampler(name, [stream(job.seed, PHASE_SAMPLER, phase.number)]), free, start.z_up),
+            noise,
+            model_calls=None if name in FREE_SAMPLERS else plan.calls,
+            extra=made.extra,
+        )(setup, start)
+
     try:
         with torch.no_grad():
             on_device = dataclasses.replace(plan, sigmas=plan.sigmas.to(model.device))

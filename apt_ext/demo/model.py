@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from apt_ext.core.borders import extend
 from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Denoiser, ModelFacts, Size
-from apt_ext.core.windows import extend
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
 from apt_ext.demo.blocks import channels_last
 from apt_ext.demo.samplers import k_external
 from apt_ext.demo.unet import MULTIPLE, UNet
+from apt_ext.demo.wanted import Conditioned, Job, Source
 
 __all__ = ["NATIVE", "WEIGHTS", "LeavesModel", "alphas_cumprod", "choose_device", "load_model"]
 
@@ -38,19 +42,22 @@ class LeavesModel:
     Attributes:
         styles: names of the styles that it was trained on.
         sigmas: (1000,) its ascending noise levels.
-        facts: what the engine has to know of it.
-        ranks: the processes that its calls are dealt out to.
+        The others are those of `Model`.
     """
 
-    def __init__(self, autoencoder: Autoencoder, unet: UNet, shift: Tensor, scale: Tensor, styles: tuple[str, ...], device: torch.device, ranks: Ranks = ALONE):
-        self.ranks = ranks
+    factor, channels, smallest, prompts = FACTOR, LATENT_CHANNELS, 0, False
+    first_size = NATIVE
+
+    def __init__(self, autoencoder: Autoencoder, unet: UNet, shift: Tensor, scale: Tensor, styles: tuple[str, ...], device: torch.device):
         self.autoencoder = channels_last(autoencoder, device).eval().requires_grad_(False)
         self.unet = channels_last(unet, device).eval().requires_grad_(False)
         self.styles, self.device = styles, device
         self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
         self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
+        self.about: dict[str, Any] = {}
+        self.ranks: Ranks = ALONE
         self.sigmas: Tensor = self._wrapped.sigmas.cpu()
-        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas))
+        self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas), FACTOR)
 
     def _network(self, x: Tensor, t: Tensor, style: Tensor) -> Tensor:
         """The UNet on any size: sides are mirrored up to a multiple of what its halvings need."""
@@ -89,6 +96,17 @@ class LeavesModel:
 
         return guided
 
+    def conditioned(self, job: Job, source: Source | None = None) -> Callable[[PhaseSetup | None], Conditioned]:
+        """The model guided towards the job's style; every phase and every window sees the same."""
+        style = torch.tensor([self.style_index(job.style)], device=self.device)
+        return lambda setup: Conditioned(self.denoiser(job.guidance, job.guided_above), {"style": style})
+
+    def infotext(self, job: Job, pixels: tuple[int, int]) -> str:
+        """Every setting of a job by its name."""
+        values = asdict(job)
+        flat = {name: value for name, value in values.items() if name not in ("options", "schedule")} | values["schedule"] | values["options"]
+        return ", ".join(f"APT {name.replace('_', ' ')}: {value}" for name, value in flat.items())
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, 4h, 4w) RGB in -1..1 -> (B, 4, h, w) unit-variance latents. Large pictures go through in tiles."""
@@ -121,7 +139,7 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
 
 
-def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> LeavesModel:
+def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> LeavesModel:
     """Load the embedded model from a safetensors file.
 
     Raises:
@@ -148,4 +166,4 @@ def load_model(path: Path = WEIGHTS, device: torch.device | str = "cpu", ranks: 
     autoencoder.load_state_dict(older | part("autoencoder."))
     unet.load_state_dict(part("unet."))
     assert tensors["latent_shift"].shape == (LATENT_CHANNELS,)
-    return LeavesModel(autoencoder, unet, tensors["latent_shift"], tensors["latent_scale"], styles, torch.device(device), ranks)
+    return LeavesModel(autoencoder, unet, tensors["latent_shift"], tensors["latent_scale"], styles, torch.device(device))

@@ -21,7 +21,11 @@ from torch import Tensor
 from apt_ext.core.clock import FREE_SAMPLERS, sampler_calls
 from apt_ext.core.types import Sampler
 
-__all__ = ["ensure_torchvision", "k_external", "k_sampling", "make_sampler", "make_sigmas"]
+__all__ = ["HIGHEST", "ensure_torchvision", "k_external", "k_sampling", "make_sampler", "make_sigmas"]
+
+LOWEST, HIGHEST = 0.0291, 14.62
+"""Just around Stable Diffusion's noise levels, 0.0292 to 14.6146, on whose schedule the presets' strengths were measured. Models with zero terminal SNR
+and rectified flow go on to hundreds, where nothing of a picture is left."""
 
 
 def ensure_torchvision() -> None:
@@ -69,13 +73,14 @@ def make_sigmas(spacing: str, steps: int, sigmas: Tensor) -> Tensor:
         spacing: a `Schedule`'s. `steps`: N. `sigmas`: (T,) the model's ascending noise levels.
 
     Returns:
-        (N + 1,) descending noise levels from the model's largest, the last one 0.
+        (N + 1,) descending noise levels, the last one 0: "normal" from the model's largest; "karras" and "exponential" within `LOWEST` and
+        `HIGHEST`, so that a share of the steps begins at the same noise on every model.
 
     Raises:
         ValueError: for a spacing that does not exist.
     """
     k = k_sampling()
-    low, high = float(sigmas[0]), float(sigmas[-1])
+    low, high = max(float(sigmas[0]), LOWEST), min(float(sigmas[-1]), HIGHEST)
     if spacing == "karras":
         made = k.get_sigmas_karras(steps, low, high)
     elif spacing == "exponential":
@@ -85,7 +90,7 @@ def make_sigmas(spacing: str, steps: int, sigmas: Tensor) -> Tensor:
     else:
         raise ValueError(f"spacing {spacing!r} does not exist; use karras, normal or exponential")
     # exp and pow may land a rounding error above the largest level.
-    return made.clamp(max=high)
+    return made.clamp(max=float(sigmas[-1]))
 
 
 def _noise_per_sample(x: Tensor, seeds: list[int]) -> Callable[[Any, Any], Tensor]:

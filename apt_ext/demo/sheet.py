@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from apt_ext.demo.job import Job, from_style, show
+from apt_ext.demo.job import show
 from apt_ext.demo.model import LeavesModel
+from apt_ext.demo.sources import from_words
+from apt_ext.demo.wanted import Job
 from apt_ext.demo.world import STYLES, make_scene, render
 
 __all__ = ["busiest_places", "comparison_sheet", "samples_sheet", "stacked"]
@@ -86,7 +88,7 @@ def samples_sheet(model: LeavesModel, job: Job, count: int, side: int = 128) -> 
         if style in STYLES:
             # Seeds that the training never used: its own begin at a million.
             rows.append((f"{style}, real", [Image.fromarray(render(make_scene(style, seed), 64)) for seed in seeds]))
-        sources = [from_style(model, dataclasses.replace(job, style=style, seed=seed)) for seed in seeds]
+        sources = [from_words(model, dataclasses.replace(job, style=style, seed=seed)) for seed in seeds]
         rows.append((f"{style}, made", [show(model, source, source.latent, 1.0) for source in sources]))
     label = 130
     sheet = Image.new("RGB", (label + count * (side + 4), len(rows) * (side + 4) + 4), PAPER)

@@ -47,6 +47,8 @@ class Recipe:
     softened: float = 0.25
     patched: float = 0.2
     anchor: float = 0.3  # to the latents of the weights that it starts from, if it does
+    texture: float = 0.0  # weight of the local contrast in the autoencoder's loss
+    frozen: float = 0.0  # 1: the encoder stays as it is, so that latents mean what they meant, and the decoder alone trains
     latent_noise: float = 0.1  # on the latents, of about unit variance, while the autoencoder trains
     autoencoder_steps: int = 1200
     autoencoder_batch: int = 32
@@ -58,8 +60,26 @@ class Recipe:
     style_dropout: float = 0.15
 
 
+def local_contrast(x: Tensor) -> list[Tensor]:
+    """Standard deviation of the two finest octaves of (n, 3, h, w), the finest first, within squares of 8 of the octave's own pixels."""
+    found = []
+    for _ in range(2):
+        low = F.avg_pool2d(x, 2)
+        octave = x - F.interpolate(low, scale_factor=2, mode="bilinear")
+        found.append((F.avg_pool2d(octave.square(), 8, stride=4) + 1e-4).sqrt())
+        x = low
+    return found
+
+
 def autoencoder_loss(
-    model: Autoencoder, x: Tensor, latent_noise: float, rng: np.random.Generator, noise: torch.Generator, teacher: Encoder | None = None, anchor: float = 0.0
+    model: Autoencoder,
+    x: Tensor,
+    latent_noise: float,
+    rng: np.random.Generator,
+    noise: torch.Generator,
+    teacher: Encoder | None = None,
+    anchor: float = 0.0,
+    texture: float = 0.0,
 ) -> Tensor:
     """Reconstruction, unit latents, and equivariance to resizing in both directions.
 
@@ -72,12 +92,16 @@ def autoencoder_loss(
         teacher: an encoder whose latents are to stay, as far as this one can: those that it gives a view in pieces of 64 pixels, their
             outermost two latents apart, which see the piece's end.
         anchor: weight of the mean squared distance from them.
+        texture: weight of the mean distance of the local contrasts. The pixels' own distances are least where a decoder smooths what it cannot know:
+            they cost a picture the very power above the input's Nyquist limit that an enlargement is for.
     """
     z = model.encoder(x)
     y = model.decoder(z + latent_noise * torch.randn(z.shape, generator=noise, device=z.device)).float()
     detail = F.l1_loss(y[..., 1:, :] - y[..., :-1, :], x[..., 1:, :] - x[..., :-1, :]) + F.l1_loss(y[..., 1:] - y[..., :-1], x[..., 1:] - x[..., :-1])
     colour = F.mse_loss(F.avg_pool2d(y, 8), F.avg_pool2d(x, 8))
     loss = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x) + 0.3 * detail + colour
+    if texture:
+        loss = loss + texture * sum(F.l1_loss(made, true) for made, true in zip(local_contrast(y), local_contrast(x), strict=True))
     if teacher is not None and anchor:
         with torch.no_grad():
             wanted = teacher(pieces(x, VIEW)).float()
@@ -158,13 +182,18 @@ def main(argv: list[str] | None = None) -> None:
             x, _ = draw(pool, size, share, rng)
         x = soften(recolour(x, recipe.recoloured, rng), recipe.softened, rng).to(device, memory_format=torch.channels_last)
         with autocast(device):
-            return autoencoder_loss(autoencoder, x, recipe.latent_noise, rng, noise, teacher, recipe.anchor)
+            return autoencoder_loss(autoencoder, x, recipe.latent_noise, rng, noise, teacher, recipe.anchor, recipe.texture)
 
     def nothing(_: Module) -> None:
         """Half a model is of no use to anyone."""
 
     plan = Plan(recipe.seed, recipe.autoencoder_steps, args.autoencoder_minutes, recipe.autoencoder_rate, every=100)
-    trained = fit(autoencoder, autoencoder_part, plan, args.out / "autoencoder.pt", device, nothing).eval()
+    if recipe.frozen:
+        trained = autoencoder.eval()
+        trained.encoder.requires_grad_(False)
+        trained.decoder = fit(autoencoder.decoder.train(), autoencoder_part, plan, args.out / "decoder.pt", device, nothing).eval()
+    else:
+        trained = fit(autoencoder, autoencoder_part, plan, args.out / "autoencoder.pt", device, nothing).eval()
 
     if not file.exists():
         z = torch.empty(recipe.latents, LATENT_CHANNELS, VIEW // FACTOR, VIEW // FACTOR)

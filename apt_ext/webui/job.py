@@ -14,18 +14,18 @@ from modules import processing, shared
 from torch import Tensor
 
 from apt_ext import __version__
+from apt_ext.core.borders import NOWHERE
 from apt_ext.core.phases import Phase
 from apt_ext.core.types import Size, size_of
 from apt_ext.webui.errors import refuse
-from apt_ext.webui.hosts.a1111 import native_side
-from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of
-from apt_ext.webui.hosts.detect import check_host
-from apt_ext.webui.hosts.extensions import HYPERTILE, check_borders, hypertile_aside
+from apt_ext.webui.hosts.borders import check_seamless, seamless_axes
+from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.detect import check_host, host
+from apt_ext.webui.hosts.extensions import HYPERTILE, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
-from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, picture_sizes_of, picture_start
+from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, no_larger, picture_sizes_of, picture_start
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
-from apt_ext.webui.model import FACTOR, family_of
 from apt_ext.webui.page.request import Request, infotext
 from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
 from apt_ext.webui.run.pace import Measuring
@@ -86,14 +86,15 @@ def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | Exception) -> None:
     """The host's `init`; then everything that can be refused is, before any sampling."""
-    with control_ended_on_failure(p):
+    with host().control_ended_on_failure(p):
         if isinstance(request, Exception):
             refuse(p, request)
         try:
             _check(p, request)
         except ValueError as error:
             refuse(p, error)
-        with vae.tiled_vae(shared.sd_model, request.tiled_vae):
+        job = job_of(p)
+        with vae.tiled_vae(shared.sd_model, request.tiled_vae, NOWHERE if job is None else job.around):
             original(*args)
         if not isinstance(p, processing.StableDiffusionProcessingTxt2Img) or p.enable_hr:
             try:
@@ -111,11 +112,11 @@ def _check(p: Any, request: Request) -> None:
         p.comment(HIRES_OFF)
         return
     family_of(shared.sd_model)
-    if p.tiling:
-        raise ValueError("pictures that tile seamlessly cannot be made window by window; turn Tiling off")
-    check_borders(shared.sd_model)
-    if Job(request).words and shared.opts.use_old_emphasis_implementation:
-        raise ValueError("words per window cannot be told apart with the old emphasis implementation; turn that setting off, or set words per window to 0")
+    job = job_of(p)
+    assert job is not None
+    job.around = seamless_axes(shared.sd_model, bool(p.tiling))
+    if Job(request).words and (reason := host().words_refused()):
+        raise ValueError(f"words per window cannot be told apart {reason}, or set words per window to 0")
     _choose_upscaler(p, request)
 
 
@@ -135,28 +136,24 @@ def _choose_upscaler(p: Any, request: Request) -> None:
 
 def _prepare(p: Any, request: Request) -> None:
     """Lay the job out once the host knows the sizes; tell the bar and the infotext."""
-    control_of(p)
+    host().control_of(p)
+    job = job_of(p)
+    assert job is not None
+    check_seamless(p, job.around)
     hires = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
     start, target = hires_sizes_of(p) if hires else picture_sizes_of(p)
     name = (p.hr_sampler_name or p.sampler_name) if hires else p.sampler_name
     sampler = sampler_named(name)
     p_pass = _as_hires(p) if hires else p
-    layout = lay_out(p_pass, sampler, request.options, start, target, (p.hr_second_pass_steps or p.steps) if hires else None)
-    job = job_of(p)
-    assert job is not None
+    layout = lay_out(p_pass, sampler, request.options, start, target, (p.hr_second_pass_steps or p.steps) if hires else None, job.around)
     _announce(p, job, layout, hires)
     _write_infotext(p, job)
     if request.save_phases and not p.save_samples():
         p.comment("APT: phases are saved where pictures are, and saving pictures is off (in the API: save_images), so none is kept.")
     if request.tiled_vae and vae.tiled_by_another(shared.sd_model):
         p.comment(OTHER_TILES)
-    if not hires and start == target and _no_larger(p, target):
+    if not hires and start == target and no_larger(p, target):
         p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
-
-
-def _no_larger(p: Any, target: tuple[int, int]) -> bool:
-    width, height = p.paste_to[2:] if p.paste_to else p.init_images[0].size
-    return target[1] * FACTOR <= width and target[0] * FACTOR <= height
 
 
 def _write_infotext(p: Any, job: Job) -> None:
@@ -218,22 +215,23 @@ def install(p: Any) -> None:
 
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
-        tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae)
-        with control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
+        tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
+        with host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)
             job.ran = True
             base, job.base = job.base, None
             colours = job.request.options.colour_fix > 0
-            start = picture_start(p, x, job.upscaler) if base is None else hires_start(p, base, job.decoded, x, job.upscaler, colours)
+            how = (x, job.upscaler)
+            start = picture_start(p, *how, job.around) if base is None else hires_start(p, base, job.decoded, *how, colours, job.around)
             z, job.small = start.base, start.pictures if colours else []
-            layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps)
-            measuring = Measuring(family_of(shared.sd_model), layout.facts.window.rows, len(z))
+            layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps, job.around)
+            measuring = Measuring(family_of(shared.sd_model), layout.plan.setups[-1].window, len(z))
             progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs, measuring)
 
             def upsample(z: Tensor, size: Size) -> Tensor:
-                return vae.upsampler(shared.sd_model, job.upscaler)(z, size)
+                return vae.upsampler(shared.sd_model, job.upscaler, job.around)(z, size)
 
             def on_checkpoint() -> None:
                 job.follow(shared.sd_model)  # first: what it has in hand lasts until the host has decoded
@@ -243,7 +241,7 @@ def install(p: Any) -> None:
             on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore
             on_lost = partial(rescue, p, count, job.request.save_phases, 0 if hires else 1)
             multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
-            words = window_words(p, job, layout.facts, z, x, c, image_conditioning) if job.words else None
+            words = window_words(p, job, layout.facts, z, x, c, image_conditioning) if job.prompts else None
             run = Pass(
                 p=p,
                 sampler=sampler,
@@ -269,7 +267,7 @@ def decode_samples(p: Any, samples: Any) -> Any:
     done = isinstance(p, processing.StableDiffusionProcessingTxt2Img) or getattr(samples, "already_decoded", False)
     if job is None or done or not job.request.tiled_vae or shared.opts.sd_vae_decode_method != "Full":
         return samples
-    with vae.tiled_vae(shared.sd_model):
+    with vae.tiled_vae(shared.sd_model, around=job.around):
         return vae.decode(shared.sd_model, samples)
 
 
@@ -283,7 +281,7 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae) as job.follow:
+    with host().control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around) as job.follow:
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.

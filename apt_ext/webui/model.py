@@ -44,9 +44,9 @@ def window_option(family: str) -> str:
     return f"apt_window_{family}"
 
 
-def facts_of(model: Any, sigmas: Tensor, pixels: int) -> ModelFacts:
+def facts_of(family: str, sigmas: Tensor, pixels: int) -> ModelFacts:
     """What the engine needs of a checkpoint: `sigmas` are its ascending noise levels, `pixels` the native side."""
-    multiple = FAMILIES[family_of(model)][2]
+    multiple = FAMILIES[family][2]
     return ModelFacts(Size(pixels // FACTOR, pixels // FACTOR), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
 
 

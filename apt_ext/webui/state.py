@@ -9,6 +9,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE
+from apt_ext.core.types import Around
 from apt_ext.core.windows import Window
 from apt_ext.webui.page.request import Request
 from apt_ext.webui.words.seen import Seen
@@ -35,6 +37,7 @@ class Job:
         ran: whether the phases of this batch have run. `small`: the pictures that they started from, and a mask of what may change.
         jobs: how many jobs of the host's bar the phases take.
         follow: for the hires pass, what to call where another model takes the first one's place; see `tiled_vae`.
+        around: the axes along which the picture is seamless.
         seen: where the first pass saw the words of its prompts, for the hires pass of one batch.
         encoded: conditioning of the windows' prompts.
         labels: (batch, picture) -> the last phase's windows and what each keeps of the prompt.
@@ -51,14 +54,20 @@ class Job:
     small: list[Image.Image] = field(default_factory=list)
     jobs: int = 1
     follow: Callable[[Any], None] = stay
+    around: Around = NOWHERE
     seen: Seen | None = None
     encoded: Encodings = field(default_factory=Encodings)
     labels: dict[tuple[int, int], tuple[list[Window], list[str]]] = field(default_factory=dict)
     drawn: list[tuple[Image.Image, str]] = field(default_factory=list)
 
     @property
+    def prompts(self) -> bool:
+        """Whether local windows get prompts of their own, by their words or by regions."""
+        return self.words or bool(self.request.options.parts())
+
+    @property
     def words(self) -> bool:
-        """Whether local windows get prompts of their own."""
+        """Whether a window keeps of its prompt only what is seen in it."""
         return self.request.options.method == "accdiffusion" and self.request.options.word_threshold > 0
 
 

@@ -14,7 +14,7 @@ from bench.quality.results import Row, find
 from bench.quality.statistics import shared, summary
 from bench.tables import table
 
-__all__ = ["draw_front", "front_rows", "front_table"]
+__all__ = ["draw_front", "front_rows", "front_table", "presets_table"]
 
 WORST = 1.5
 NAMED = ("presets", "baselines", "published")
@@ -104,4 +104,30 @@ def front_table(results: Mapping[str, Any], scale: int, model: str) -> str:
                 _verdict(found),
             ]
         )
+    return table(head, lines)
+
+
+def presets_table(results: Mapping[str, Any], model: str) -> str:
+    """The presets, and the base methods as published, against Lanczos: "scenes / photographs" in each cell."""
+    head = ["preset", "scale", "evaluations", "pictures", "PSNR, dB", "edges in place", "Lanczos' edges", "missing power", "kernel distance", "agreement, dB"]
+    lines: list[Sequence[Any]] = []
+    for scale in sorted({row["scale"] for row in results["rows"]}):
+        both = [front_rows(results, scale, kind, model) for kind in SETS]
+        for key in dict.fromkeys(key for found in both for key in found if key[0] in ("presets", "published")):
+            found = [each.get(key) for each in both]
+            one = next(value for value in found if value is not None)
+            lines.append(
+                [
+                    key[1],
+                    f"{scale}x",
+                    one["evaluations"],
+                    _cells(found, "pictures", "d"),
+                    " / ".join("-" if value is None else f"{-value['loss']:+.2f}" for value in found),
+                    _cells(found, "edges", ".3f"),
+                    _cells([each.get(("baselines", "Lanczos")) for each in both], "edges", ".3f"),
+                    _cells(found, "missing", ".2f"),
+                    _cells(found, "kernel", ".2f"),
+                    _cells(found, "agreement", ".1f"),
+                ]
+            )
     return table(head, lines)

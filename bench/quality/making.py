@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from apt_ext.core.colour import fix_colour
-from apt_ext.demo.job import from_picture, run_job
+from apt_ext.demo.job import run_job
 from apt_ext.demo.pictures import to_picture, to_tensor
+from apt_ext.demo.sources import from_picture
 from bench.quality.pictures import PIXELS, model_of, true_pictures
 from bench.quality.store import Results
 from bench.quality.tasks import Task, job_of

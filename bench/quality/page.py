@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.quality.bars import check_bars
-from bench.quality.front import draw_front, front_table
+from bench.quality.front import draw_front, front_table, presets_table
 from bench.quality.pictures import SETS
 from bench.quality.results import Row, find, read
 from bench.quality.settings import groups
 from bench.quality.statistics import MEASURES, compare, known, mean_of, shared
-from bench.tables import table
+from bench.tables import put, table
 
 __all__ = ["page", "write_page"]
 
@@ -103,7 +103,7 @@ def page(results: Mapping[str, Any], pictures: Sequence[str]) -> str:
 
 
 def write_page(source: Path) -> None:
-    """Write the page and the plots beside the results file."""
+    """Write the page and the plots beside the results file, and the presets' table into the page of the same name a folder further up, if it has one."""
     results = read(source)
     pictures = []
     for scale in sorted({row["scale"] for row in results["rows"]}):
@@ -111,3 +111,6 @@ def write_page(source: Path) -> None:
         source.with_name(name).write_text(draw_front(results, scale, results["models"][0]["sha256"]))
         pictures.append(name)
     source.with_suffix(".md").write_text(page(results, pictures))
+    essay = source.parents[1] / f"{source.stem}.md"
+    if essay.is_file():
+        essay.write_text(put(presets_table(results, results["models"][0]["sha256"]), essay.read_text()))

@@ -44,8 +44,10 @@ def content(setting: Setting) -> dict[str, Any]:
         return {"how": setting.how}
     chosen = setting.options
     options = dataclasses.asdict(chosen)
-    for name in ("window_batch", "word_threshold"):  # the embedded model has no prompts
+    for name in ("window_batch", "word_threshold", "regions"):  # the embedded model has no prompts
         del options[name]
+    if chosen.window_pixels() is None:  # the model's own, as in results from before there was a choice
+        del options["window"]
     if chosen.method == "multidiffusion":  # neither a residual nor a dilated path
         for name in ("residual_decay", "dilated_decay", "blur_decay", "blur", "tolerance"):
             del options[name]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apt_ext.core.windows import Window
-from apt_ext.demo.job import Job, plan_for
+from apt_ext.demo.job import plan_for
 from apt_ext.demo.model import NATIVE
+from apt_ext.demo.wanted import Job
 from bench.quality.pictures import BenchModel, model_of, style_of, world_digest
 from bench.quality.settings import Setting, key_of
 

@@ -77,6 +77,10 @@ class WebUI:
         self.upscaler = "Lanczos" if self.inpainting else "Latent"
         if checkpoint:
             self.settings["sd_model_checkpoint"] = checkpoint
+        # Forge's hires pass has a guidance of its own, without one by default, and fails where the API says nothing of its modules.
+        schemas = self.call("/openapi.json")["components"]["schemas"].values()
+        own = {"hr_cfg": 5, "hr_additional_modules": ["Use same choices"]}
+        self.own = {name: value for name, value in own.items() if any(name in schema.get("properties", {}) for schema in schemas)}
 
     def call(self, path, body=None):
         data = None if body is None else json.dumps(body).encode()
@@ -97,7 +101,7 @@ class WebUI:
 
     def hires(self, **given):
         defaults = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": self.upscaler, "denoising_strength": 0.6}
-        return self.txt2img(**defaults | given)
+        return self.txt2img(**defaults | self.own | given)
 
     def img2img(self, picture, **given):
         defaults = {"prompt": "a leaf", "negative_prompt": "blurry", "seed": 11, "steps": 8, "width": 2 * SIDE, "height": 2 * SIDE, "cfg_scale": 5}

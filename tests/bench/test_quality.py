@@ -12,12 +12,13 @@ from PIL import Image
 
 import bench.quality.__main__ as quality
 import bench.quality.sheet as sheets
-from apt_ext.demo.job import from_picture, run_job, show
+from apt_ext.demo.job import run_job, show
 from apt_ext.demo.model import WEIGHTS
 from apt_ext.demo.pictures import to_picture
+from apt_ext.demo.sources import from_picture
 from apt_ext.options import PRESETS, Options, Preset, Schedule, published
 from bench.quality.bars import EDGES, KERNEL, LOSS, MISSING, SHARES, check_bars, misses
-from bench.quality.front import draw_front, front_table
+from bench.quality.front import draw_front, front_table, presets_table
 from bench.quality.making import finish, make
 from bench.quality.measuring import measure
 from bench.quality.page import page, write_page
@@ -29,7 +30,9 @@ from bench.quality.sheet import make_sheet
 from bench.quality.statistics import MEASURES, compare, mean_of, ratio, resamples, shared
 from bench.quality.store import append, length, load
 from bench.quality.tasks import Task, evaluations, job_of
+from bench.tables import put
 
+DOCS = Path(__file__).parents[2] / "docs"
 SHORT, STEPS = Options(method="multidiffusion", matching=0.0, gamma=0.0, phases="direct"), Schedule(steps=5, strength=0.4)
 PUBLISHED = published(Preset(Options(), Schedule(steps=3, sampler="euler", spacing="normal")))
 ROWS = (
@@ -257,6 +260,16 @@ def test_the_page_and_the_fronts_hold_what_the_file_holds(results, tmp_path, mon
     assert "| 1.00 / 1.00 | 1.00 / 1.00 |" in front
     assert "Not measured yet" not in text
     assert "Not measured yet" in page({**results, "missing": [{"group": "g", "name": "n", "scale": 2, "kind": "scenes", "pictures": 1}]}, [])
+
+
+def test_the_presets_table_of_the_docs_is_what_the_benchmark_found():
+    """Written by `python -m bench.quality --only-summary`."""
+    found = read(DOCS / "bench" / "quality.json")
+    written = presets_table(found, found["models"][0]["sha256"])
+    assert f"\n{written}\n\n" in (DOCS / "quality.md").read_text()
+    assert put(written, "before\n| preset | scale |\n\n| preset |\n") == "before\n| preset | scale |\n\n| preset |\n"
+    head = written.split("\n", 1)[0]
+    assert put(written, f"before\n\n{head}\n| old |\n\nafter\n") == f"before\n\n{written}\n\nafter\n"
 
 
 def test_the_grid_has_every_group_once_and_no_name_twice():

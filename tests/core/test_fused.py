@@ -325,6 +325,8 @@ def test_errors_quote_what_is_wrong() -> None:
         fused_denoiser(Conv(), **fixed(0.5, windows=None, grid=None))
     with pytest.raises(ValueError, match="64 of 16 x 16"):
         denoise_local(Conv(), x, torch.ones(2), {}, [Window(0, 0, 8, 8), Window(8, 0, 8, 8), Window(0, 8, 8, 8)])
-    for change in ({"fill": "edge"}, {"grid": dilated_grid((16, 16), (2, 2), "edge")}):
+    with pytest.raises(ValueError, match="edge"):
+        dilated_grid((16, 16), (2, 2), "edge")
+    for change in ({"fill": "edge"}, {"grid": dilated_grid((16, 16), (2, 2))._replace(fill="edge", right=2)}):
         with pytest.raises(ValueError, match="edge"):
             fused_denoiser(Conv(), **fixed(0.5, **change))(x, torch.ones(2))

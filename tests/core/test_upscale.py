@@ -243,3 +243,30 @@ def test_half_precision_jobs_stay_near_the_full_one(latent, method, dtype):
     assert half.dtype == dtype
     assert {latent.dtype for latent in reports} == {dtype}
     assert float((half.float() - full).abs().mean()) < (0.02 if dtype is torch.float16 else 0.12) * float(full.std())
+
+
+def test_a_jobs_windows_are_as_large_as_asked_for_and_its_scale_stays_the_models(latent):
+    job = far(method="multidiffusion", phases="direct", window="96x64")
+    (setup,) = plan_of(job).setups
+    assert {(window.height, window.width) for step in range(6) for window in setup.windows(step)} == {(8, 12)}
+    assert setup.phase.scale == plan_of(far(method="multidiffusion", phases="direct")).setups[0].phase.scale
+    seen = []
+
+    def heard(x, sigma, **extra):
+        seen.append(tuple(x.shape[-2:]))
+        return denoiser(x, sigma, **extra)
+
+    sample = sample_with(ViewCalls(heard), lambda phase: make_sampler("euler", [1]), noise_for([1, 2]), model_calls=plan_of(job).calls)
+    upscale(latent, latent, plan_of(job), sample)
+    assert set(seen) == {(8, 12)}
+
+
+def test_a_window_larger_than_the_picture_is_cut_to_it():
+    (setup,) = plan_of(far(method="multidiffusion", phases="direct", window="192x160")).setups
+    assert setup.windows(0) == [(0, 0, 20, 24)]
+
+
+@pytest.mark.parametrize(("window", "fits"), [("100x64", "96x64"), ("64x7", "64x16")])
+def test_a_window_that_the_model_cannot_take_is_refused(window, fits):
+    with pytest.raises(ValueError, match=f"Window '{window}' does not fit this model, whose windows have sides that are multiples of 16 pixels; use {fits}"):
+        plan_of(far(window=window))

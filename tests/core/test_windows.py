@@ -12,7 +12,8 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from apt_ext.core.windows import Window, axis_starts, cover, draw_windows, extend, feather_weights, gather_windows, place_windows
+from apt_ext.core.borders import extend
+from apt_ext.core.windows import Window, axis_starts, cover, draw_windows, feather_weights, gather_windows, place_windows
 from tests.core.made import denoise_local
 
 MANY = settings(deadline=None, max_examples=120)

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from apt_ext.core.types import Around
 from apt_ext.core.windows import Window
-from apt_ext.core.words import kept_words, open_masks, token_masks, window_shares, word_masks
+from apt_ext.core.words import box_share, kept_words, open_masks, token_masks, window_shares, word_masks
 
 HERE = Path(__file__).parents[1] / "golden"
 FOLDER = Path(os.environ.get("APT_GOLDEN", HERE))
@@ -84,3 +87,15 @@ def test_words_of_several_tokens_and_empty_windows():
             word_masks(masks, bad)
     with pytest.raises(ValueError, match=r"threshold 1\.5 is out of range"):
         kept_words(shares, 1.5)
+
+
+@given(st.tuples(*[st.integers(0, 20)] * 2), st.tuples(*[st.integers(1, 12)] * 2), st.tuples(*[st.integers(0, 9)] * 2), st.tuples(*[st.integers(1, 10)] * 2))
+def test_what_a_window_and_a_region_have_in_common_is_counted_pixel_by_pixel(at, window, first, length):
+    """Of a picture of 20 x 20 that goes round along rows, with regions on its pixels' edges."""
+    w = Window(at[0], at[1] - 4, *window)
+    last = [min(10, a + b) for a, b in zip(first, length, strict=True)]
+    box = (first[0] / 10, first[1] / 10, last[0] / 10, last[1] / 10)
+    seen = {(r % 20, c) for r in range(w.top, w.top + w.height) for c in range(w.left, w.left + w.width) if 0 <= c < 20}
+    asked = {(r, c) for r in range(2 * first[0], 2 * last[0]) for c in range(2 * first[1], 2 * last[1])}
+    expected = len(seen & asked) / min(len(seen), len(asked)) if seen else 0.0
+    assert box_share(box, w, (20, 20), Around(True, False)) == pytest.approx(expected)

@@ -16,7 +16,7 @@ from apt_ext.demo.dataset import CANVAS_EXTENT, STYLE_NAMES, VIEW, ZOOMS, draw, 
 from apt_ext.demo.fit import LOWEST, Plan, compact, expand, fit, plateau
 from apt_ext.demo.model import load_model
 from apt_ext.demo.photos import MORE_PHOTOS, held_out_half, load_more_photos, training_half
-from apt_ext.demo.train import autoencoder_loss
+from apt_ext.demo.train import autoencoder_loss, local_contrast
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,6 +115,32 @@ def test_the_anchor_asks_for_the_latents_of_native_pieces(side):
     assert (own < 1e-6) == (side == VIEW)  # of a larger view its own latents are others: the statistics are the whole view's
 
 
+def test_local_contrast_is_each_octaves_own():
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    finest = (0.5 * (1 - 2 * ((rows + columns) % 2)).float())[None, None]
+    next_finest = (0.5 * (1 - 2 * ((rows // 2 + columns // 2) % 2)).float())[None, None]
+    inner = (..., slice(1, -1), slice(1, -1))
+    fine, coarse = local_contrast(finest)
+    assert torch.allclose(fine[inner], torch.full_like(fine[inner], 0.5), atol=1e-3)
+    assert float(coarse.max()) < 0.02
+    assert torch.allclose(local_contrast(next_finest)[1][inner], torch.full_like(coarse[inner], 0.5), atol=1e-3)
+    flat = local_contrast(torch.full((1, 3, 64, 64), 0.3))
+    assert all(float(each.max()) < 0.02 for each in flat)
+
+
+def test_the_texture_term_asks_for_the_pictures_own_contrast():
+    torch.manual_seed(1)
+    model, x = Autoencoder(16), torch.rand(2, 3, 64, 64) * 2 - 1
+
+    def loss(texture):
+        return autoencoder_loss(model, x, 0.0, np.random.default_rng(1), torch.Generator().manual_seed(1), texture=texture).item()
+
+    with torch.no_grad():
+        made = model.decoder(model.encoder(x))
+    far = sum(float((a - b).abs().mean()) for a, b in zip(local_contrast(made), local_contrast(x), strict=True))
+    assert loss(3.0) - loss(0.0) == pytest.approx(3 * far, rel=1e-3)
+
+
 def test_recoloured_views_keep_their_shapes_and_the_others_stay():
     x = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
     y = recolour(x, 0.5, np.random.default_rng(1))
@@ -207,3 +233,8 @@ def test_the_command_trains_resumes_and_starts_from_given_weights(tmp_path):
     assert command("two", "--start", str(file), "--unet-rate", "0", "--autoencoder-rate", "0").returncode == 0
     started = load_file(tmp_path / "two" / "leaves.safetensors")
     assert all(torch.allclose(started[name], made[name], atol=2e-3) for name in made if not name.startswith("latent"))
+    sharpened = command("three", "--start", str(file), "--frozen", "1", "--texture", "3", "--unet-rate", "0")
+    assert sharpened.returncode == 0, sharpened.stderr[-2000:]
+    other = load_file(tmp_path / "three" / "leaves.safetensors")
+    moved = {name.split(".")[1] for name in made if name.startswith("autoencoder") and not torch.equal(other[name], made[name])}
+    assert moved == {"decoder"}

@@ -11,10 +11,12 @@ from PIL import Image
 
 from apt_ext.core.types import Size
 from apt_ext.demo.cli import main
-from apt_ext.demo.job import Job, from_picture, from_style, run_job, through_pixels
+from apt_ext.demo.job import run_job, through_pixels
 from apt_ext.demo.model import load_model
 from apt_ext.demo.pictures import to_tensor
+from apt_ext.demo.sources import from_picture, from_words
 from apt_ext.demo.upscalers import enlarger
+from apt_ext.demo.wanted import Job
 from apt_ext.options import Options, Schedule
 
 CPU = torch.device("cpu")
@@ -84,7 +86,7 @@ def test_the_first_phase_takes_the_pictures_own_pixels_and_later_ones_the_decode
 
 def test_without_a_picture_of_ones_own_the_models_is_decoded(model):
     job = Job(2.0, schedule=Schedule(steps=4, strength=0.5), style="moss")
-    source = from_style(model, job, steps=4)
+    source = from_words(model, job, steps=4)
     torch.testing.assert_close(source.picture, model.decode(source.latent))
     assert run_job(model, source, job).latent.shape == (1, 4, 32, 32)
 

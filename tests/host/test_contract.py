@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.host import contract as contract
+from tests.host import contract_forge
 from tests.host.sources import arguments, definitions, parameters
 
 HOUSE = Path(__file__).parents[2]
@@ -175,6 +176,9 @@ def known():
         owner, _, method = name.rpartition(".")
         add(owner or Path(file).stem, method)
         add(Path(file).stem, name.partition(".")[0])
+    for files in contract_forge.SIGNATURES.values():
+        for file, functions in files.items():
+            add(Path(file).stem, *functions)
     for file, name in GLOBALS:
         add(Path(file).stem, name)
     for _, owner, name in FIELDS:

@@ -1,52 +1,12 @@
 """Beside other extensions: what they have done to the checkpoint is noticed, and is there again afterwards."""
 
-from types import MethodType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
-from torch import nn
 
 from tests.host.double.jobs import ON, far
 
 pytestmark = pytest.mark.usefixtures("settings_page")
-
-
-def convolution(model, half):
-    """A layer as the checkpoint has many, in its UNet or in its VAE."""
-    layer = nn.Conv2d(4, 4, 3, padding=1)
-    (model.model.diffusion_model if half == "unet" else model.first_stage_model.decoder).add_module("conv", layer)
-    return layer
-
-
-def both_ways(layer):
-    layer.padding_mode = "circular"
-
-
-def one_way(layer):
-    """As an extension does that lets pictures tile along one side."""
-    layer.padding_modeX, layer.padding_modeY = "circular", "constant"
-
-    def wrapped(self, x, weight, bias):
-        x = nn.functional.pad(nn.functional.pad(x, (1, 1, 0, 0), mode=self.padding_modeX), (0, 0, 1, 1), mode=self.padding_modeY)
-        return nn.functional.conv2d(x, weight, bias)
-
-    layer._conv_forward = MethodType(wrapped, layer)
-
-
-@pytest.mark.parametrize("how", [both_ways, one_way])
-@pytest.mark.parametrize("half", ["unet", "vae"])
-@pytest.mark.parametrize("kind", ["text", "picture"])
-def test_seamless_pictures_of_another_extension_are_refused(host, job_of_kind, kind, half, how):
-    how(convolution(host.model, half))
-    with pytest.raises(host.adapter("errors").APTError, match="another extension makes pictures that tile seamlessly"):
-        host.run(job_of_kind(kind))
-    assert not host.model.calls
-
-
-def test_an_extension_for_seamless_pictures_that_is_idle_again_is_no_reason(host):
-    layer = convolution(host.model, "unet")
-    one_way(layer)
-    layer._conv_forward = MethodType(nn.Conv2d._conv_forward, layer)  # its own way back, which leaves the modes behind
-    assert host.run(host.text_job(ON))[0].size == (128, 128)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ def test_families_and_their_native_windows(host, monkeypatch, marks, family, nat
     for name, value in marks.items():
         monkeypatch.setattr(host.model, name, value)
     assert host.adapter("model").family_of(host.model) == family
-    assert host.a1111.native_side(host.model) == native
-    facts = host.adapter("model").facts_of(host.model, torch.linspace(0.03, 14.6, 10), native)
+    assert host.checkpoint.native_side(host.model) == native
+    facts = host.adapter("model").facts_of(family, torch.linspace(0.03, 14.6, 10), native)
     assert facts.window == (native // 8, native // 8)
     assert facts.sigma_max == pytest.approx(14.6)
     assert facts.window.rows % facts.multiple == 0

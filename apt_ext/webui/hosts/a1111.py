@@ -6,17 +6,21 @@ its model (prompt editing, AND, callbacks, masks, previews, the refiner) stays t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
-from modules import sd_models, shared
-from torch import Tensor
+import torch
+from modules import sd_hijack, sd_models, shared
+from torch import Tensor, nn
 
-from apt_ext.webui.model import family_of, window_option
+from apt_ext.webui.hosts.arguments import NESTED, Arguments
+from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, without_control
+from apt_ext.webui.hosts.host import AtOnce, Control, Run, Text
+from apt_ext.webui.model import crop_embedding, family_of
 
-__all__ = ["FirstCheckpoint", "fused_inside", "native_side"]
+__all__ = ["A1111", "fused_inside"]
 
 
 @cache
@@ -48,12 +52,7 @@ def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
         denoiser.__class__ = base
 
 
-def native_side(model: Any) -> int:
-    """The native window of a checkpoint's family in pixels, as the settings page has it."""
-    return int(getattr(shared.opts, window_option(family_of(model))))
-
-
-class FirstCheckpoint:
+class _FirstCheckpoint:
     """The checkpoint that a pass begins with, for all of its phases: the host's refiner puts another in its place within one.
 
     Args:
@@ -70,3 +69,87 @@ class FirstCheckpoint:
         with sd_models.SkipWritingToConfig():
             sd_models.reload_model_weights(info=self._own)
         self._denoiser.model_wrap = None  # made anew for the loaded one
+
+
+class A1111:
+    """See `hosts.host.Host`."""
+
+    name = "WebUI"
+    script = "_js"
+    sampler_coordinates = True
+    whole_timesteps = False
+    arguments: Arguments = NESTED
+
+    def inside(self, denoiser: Any, run: Run, at_once: AtOnce | None = None) -> AbstractContextManager[None]:
+        """It reserves no memory."""
+        return fused_inside(denoiser, run)
+
+    def parts_of(self, model: Any) -> Sequence[int | None] | None:
+        """All prompts come first, in one call or in several."""
+        return None
+
+    def loaded(self) -> Any:
+        """See `Host`."""
+        return sd_models.model_data.sd_model
+
+    def family(self, model: Any) -> str:
+        """See `Host`."""
+        return family_of(model)
+
+    def noise_levels(self, sampler: Any) -> Tensor | None:
+        """k-diffusion's samplers have a list of their own."""
+        levels = getattr(sampler.model_wrap, "sigmas", None)
+        return None if levels is None else levels.cpu()
+
+    def alphas_cumprod(self, model: Any) -> Tensor:
+        """See `Host`."""
+        levels: Tensor = model.alphas_cumprod
+        return levels
+
+    def crop_embedding(self, model: Any) -> Callable[[Tensor], Tensor] | None:
+        """One of its conditioner's embedders."""
+        return crop_embedding(model)
+
+    def unet(self, model: Any) -> nn.Module:
+        """See `Host`."""
+        network: nn.Module = model.model.diffusion_model
+        return network
+
+    def vae_halves(self, model: Any) -> dict[str, nn.Module]:
+        """See `Host`; TAESD has none."""
+        found = {name: getattr(model.first_stage_model, name, None) for name in ("encoder", "decoder")}
+        return {name: half for name, half in found.items() if isinstance(half, nn.Module)}
+
+    def text(self, model: Any) -> Text:
+        """See `Host`."""
+        stage = model.cond_stage_model
+        return Text(stage.process_texts, stage.tokenize, sd_hijack.model_hijack.embedding_db.find_embedding_at_position)
+
+    def evaluate(self, model: Any, clean: Tensor, noise: Tensor, timestep: int, text: Any, image: Tensor) -> None:
+        """By the timestep, and with the noisy latent as the samplers by timesteps have it."""
+        a = float(model.alphas_cumprod[timestep])
+        if model.model.conditioning_key == "crossattn-adm":
+            cond = {"c_crossattn": [text], "c_adm": image}
+        else:
+            cond = {**(dict(text) if isinstance(text, dict) else {"c_crossattn": [text]}), "c_concat": [image]}
+        model.apply_model(a**0.5 * clean + (1 - a) ** 0.5 * noise, torch.full((len(clean),), timestep, device=clean.device), cond)
+
+    def words_refused(self) -> str | None:
+        """See `Host`."""
+        return "with the old emphasis implementation; turn that setting off" if shared.opts.use_old_emphasis_implementation else None
+
+    def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
+        """See `Host`."""
+        return _FirstCheckpoint(denoiser)
+
+    def control_of(self, p: Any) -> Control:
+        """Those of sd-webui-controlnet."""
+        return control_of(p)
+
+    def without_control(self, p: Any) -> AbstractContextManager[None]:
+        """See `Host`."""
+        return without_control(p)
+
+    def control_ended_on_failure(self, p: Any) -> AbstractContextManager[None]:
+        """See `Host`."""
+        return control_ended_on_failure(p)

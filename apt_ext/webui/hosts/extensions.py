@@ -1,4 +1,4 @@
-"""What other extensions have done to the loaded checkpoint that does not go together with windows: set aside for a while, or refused."""
+"""What other extensions have done to the loaded checkpoint that does not go together with windows: set aside for a while."""
 
 from __future__ import annotations
 
@@ -8,28 +8,12 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["HYPERTILE", "check_borders", "hypertile_aside", "idle"]
+from apt_ext.webui.hosts.detect import host
+
+__all__ = ["HYPERTILE", "hypertile_aside", "idle"]
 
 HYPERTILE = "APT: Hypertile takes every window for a picture of the whole one's aspect, so inside the windows the U-Net works without it."
 HYPERTILE_LAYER = "__webui_hypertile_params"  # on a layer of the UNet that Hypertile has in its hands
-
-
-def check_borders(model: Any) -> None:
-    """Make sure that no layer wraps round the border, as extensions for seamless textures let them: every window would.
-
-    Raises:
-        ValueError: where one does.
-    """
-    parts = [part for part in (getattr(model, "model", None), getattr(model, "first_stage_model", None)) if isinstance(part, nn.Module)]
-    if any(_wraps(layer) for part in parts for layer in part.modules() if isinstance(layer, nn.Conv2d)):
-        raise ValueError("another extension makes pictures that tile seamlessly, which cannot be done window by window; turn it or APT off")
-
-
-def _wraps(layer: nn.Conv2d) -> bool:
-    """For both directions an extension may use the layer's own mode; for one alone it brings a function, and modes that stay when that is gone."""
-    if layer.padding_mode == "circular":
-        return True
-    return not idle(layer, "_conv_forward") and any(name.startswith("padding_mode") and value == "circular" for name, value in vars(layer).items())
 
 
 @contextmanager
@@ -39,8 +23,7 @@ def hypertile_aside(model: Any) -> Iterator[bool]:
     Yields:
         Whether it was at work.
     """
-    network = getattr(model, "model", None)
-    layers = [vars(layer).get(HYPERTILE_LAYER) for layer in network.modules()] if isinstance(network, nn.Module) else []
+    layers = [vars(layer).get(HYPERTILE_LAYER) for layer in host().unet(model).modules()]
     working = [layer for layer in layers if layer is not None and layer.enabled]
     try:
         for layer in working:

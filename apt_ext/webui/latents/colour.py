@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from apt_ext.core.borders import interpolate
 from apt_ext.core.colour import fix_colour
+from apt_ext.core.types import Around, size_of
 from apt_ext.webui.state import job_of
 
 __all__ = ["fix_colours"]
@@ -21,15 +23,15 @@ def _tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255)[None]
 
 
-def _fixed(picture: Tensor, small: Tensor, width: float, kept: Tensor | None) -> Tensor:
+def _fixed(picture: Tensor, small: Tensor, width: float, kept: Tensor | None, around: Around) -> Tensor:
     """(1, 3, H, W) with the coarse colours of the smaller one; `kept`: (1, 1, h, w), 1 where the picture was not to change, None for everywhere."""
     if kept is None:
-        return fix_colour(picture, small, width)
+        return fix_colour(picture, small, width, around)
     share = F.interpolate(kept.to(picture), size=picture.shape[-2:], mode="bilinear")
     # What was to change counts as right, so that it neither gets other colours nor gives its own to what is around it.
-    right = F.interpolate(small, size=picture.shape[-2:], mode="bicubic")
+    right = interpolate(small, size_of(picture), around)
     seen = picture * share + right * (1 - share)
-    return picture + share * (fix_colour(seen, small, width) - seen)
+    return picture + share * (fix_colour(seen, small, width, around) - seen)
 
 
 def fix_colours(p: Any, pictures: Tensor) -> None:
@@ -46,4 +48,4 @@ def fix_colours(p: Any, pictures: Tensor) -> None:
     kept = None if nmask is None else 1 - nmask[None, :1].detach().float().to(pictures.device)
     for picture, small in zip(pictures, job.small, strict=False):
         if picture.shape[-1] >= small.width and picture.shape[-2] >= small.height:
-            picture.copy_(_fixed(picture[None], _tensor(small).to(picture), width, kept)[0].clamp(0, 1))
+            picture.copy_(_fixed(picture[None], _tensor(small).to(picture), width, kept, job.around)[0].clamp(0, 1))

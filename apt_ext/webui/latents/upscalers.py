@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from modules import images, shared
 from PIL import Image
 
+from apt_ext.core.borders import NOWHERE, margin
+from apt_ext.core.types import Around
 from apt_ext.options import UPSCALERS
 
 __all__ = ["LATENT", "NONE", "choices", "enlarge_picture", "hires_upscaler", "host_name", "resolved"]
 
 LATENT = "latent"
+REACH = 32  # pixels of the other side that an upscaler sees beyond a seamless picture's border
 NONE = "None"  # the host's name for no upscaler, where it resizes by Lanczos
 LATENT_ON_HOST = "Latent (bicubic)"  # what enlarging latents comes to here, whichever Latent upscaler is chosen
 
@@ -74,14 +78,19 @@ def _fitted(size: tuple[int, int], asked: tuple[int, int], mode: int) -> tuple[i
     return (by_width if wider else by_height) if mode == 1 else (by_height if wider else by_width)
 
 
-def enlarge_picture(picture: Image.Image, size: tuple[int, int], name: str, mode: int = 0) -> Image.Image:
+def enlarge_picture(picture: Image.Image, size: tuple[int, int], name: str, mode: int = 0, around: Around = NOWHERE) -> Image.Image:
     """A picture at (width, height), as the host's resize mode has it.
 
     Args:
         name: from `resolved`, but not "latent". `mode`: 0 stretches, 1 fills and cuts, 2 fits and fills up.
+        around: the axes along which it is seamless: its other side lies beside it while it is enlarged, so that its edges go on to meet.
     """
+    if around != NOWHERE:
+        (left, before), (top, above) = (margin(have, want, on, REACH) for have, want, on in zip(picture.size, size, reversed(around), strict=True))
+        wide = Image.fromarray(np.pad(np.asarray(picture.convert("RGB")), ((top, top), (left, left), (0, 0)), mode="wrap"))
+        made = enlarge_picture(wide, (size[0] + 2 * before, size[1] + 2 * above), name)
+        return made.crop((before, above, before + size[0], above + size[1]))
     if name == "bicubic":  # which the host has not
         picture = picture.resize(_fitted(picture.size, size, mode), Image.Resampling.BICUBIC)
     # Without a name the host would take its own setting for img2img.
-    made: Image.Image = images.resize_image(mode, picture, size[0], size[1], upscaler_name=NONE if name in UPSCALERS else name)
-    return made
+    return images.resize_image(mode, picture, size[0], size[1], upscaler_name=NONE if name in UPSCALERS else name)

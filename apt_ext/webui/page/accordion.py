@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from apt_ext.options import PRESETS, Schedule
+from apt_ext.options import PRESETS, Schedule, settings
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.page.access import KEY
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
 from apt_ext.webui.page.request import preset_host_values, preset_values
@@ -26,6 +27,8 @@ def component(control: Control, value: Any, elem_id: str, choices: Sequence[str]
         return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
     if isinstance(control.default, bool):
         return gr.Checkbox(**shared)
+    if isinstance(control.default, str):
+        return gr.Textbox(lines=2, placeholder=settings()[control.name].other, info=control.help, **shared)
     return gr.Slider(minimum=control.least, maximum=control.slider, step=control.step, info=control.help, **shared)
 
 
@@ -84,8 +87,8 @@ def strength_slider(elem_id: str) -> Any:
 def wire_strength(ours: Any, hosts: Any) -> None:
     """Keep the slider and the host's own field at one value, whichever is moved. Only a user's hand moves the host's, so nothing goes in circles."""
     ours.value = hosts.value
-    ours.input(fn=None, _js="(strength) => strength", inputs=[ours], outputs=[hosts], show_progress=False)
-    hosts.change(fn=None, _js="(strength) => strength", inputs=[hosts], outputs=[ours], show_progress=False)
+    ours.input(fn=None, **{host().script: "(strength) => strength"}, inputs=[ours], outputs=[hosts], show_progress=False)
+    hosts.change(fn=None, **{host().script: "(strength) => strength"}, inputs=[hosts], outputs=[ours], show_progress=False)
 
 
 def _sentences() -> str:
@@ -95,14 +98,16 @@ def _sentences() -> str:
 
 def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Everything that a preset sets, folded away: whoever opens it looks for something."""
+    row("regions")
     row("method")
     words = row("word_threshold", "draw_words", visible=values["method"] == "accdiffusion")
     shown = {"inputs": [made["method"]], "outputs": [words], "show_progress": False, "queue": False}
     made["method"].change(fn=lambda method: gr.update(visible=method == "accdiffusion"), **shown)
     row("upscaler", "colour_fix")
     row("phases", "matching")
-    row("gamma", "overlap")
-    row("jitter", "window_batch")
+    row("gamma", "window")
+    row("overlap", "jitter")
+    row("window_batch")
     row("tiled_vae", "save_phases")
     row("border", "reanchor", "skip_residual")
     row("residual_decay", "dilated_decay", "blur_decay")
@@ -121,9 +126,11 @@ def _wire_preset(made: Mapping[str, Any], preset_id: str) -> None:
 
     made["preset"].input(fn=fill, inputs=[made["preset"]], outputs=[made[name] for name in filled], show_progress=False, queue=False)
     fields = json.dumps({name: preset_host_values(name) for name in PRESETS})
-    made["preset"].input(fn=None, _js=f"(preset) => aptFillHost('{preset_id}', {fields}[preset])", inputs=[made["preset"]], outputs=[], show_progress=False)
+    made["preset"].input(
+        fn=None, **{host().script: f"(preset) => aptFillHost('{preset_id}', {fields}[preset])"}, inputs=[made["preset"]], outputs=[], show_progress=False
+    )
     for name in filled:
-        made[name].input(fn=None, _js=f"() => '{CUSTOM}'", inputs=[], outputs=[made["preset"]], show_progress=False)
+        made[name].input(fn=None, **{host().script: f"() => '{CUSTOM}'"}, inputs=[], outputs=[made["preset"]], show_progress=False)
 
 
 def paste_functions() -> dict[str, Callable[[dict[str, Any]], Any]]:

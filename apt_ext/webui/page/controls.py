@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from apt_ext.options import METHOD_BLUR, PRESETS, Options, settings
+from apt_ext.options import METHOD_BLUR, PRESETS, Options, infotext_key, settings
 
-__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "defaults", "infotext_key", "pasted"]
+__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "defaults", "pasted"]
 
 CUSTOM = "Custom"
 HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
@@ -38,11 +38,6 @@ class Control:
     step: float = 0.05
     infotext: str = ""
     former: str = ""
-
-
-def infotext_key(name: str) -> str:
-    """A setting's name in the infotext; empty for the one that does not change the picture."""
-    return "" if name == "window_batch" else f"APT {name.replace('_', ' ')}"
 
 
 def _option(name: str, former: str = "") -> Control:
@@ -92,6 +87,8 @@ CONTROLS: tuple[Control, ...] = (
     _option("hold"),
     _option("hold_until"),
     _option("hold_width"),
+    _option("window"),
+    _option("regions"),
 )
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
@@ -107,10 +104,11 @@ def pasted(control: Control, infotext: dict[str, Any]) -> Any:
         return CUSTOM if "APT method" in infotext else None
     text = infotext.get(control.infotext, infotext.get(control.former)) if control.infotext else None
     if text is None:
-        return None
+        # Where there were none, none are written.
+        return "" if control.name == "regions" and "APT method" in infotext else None
     if isinstance(control.default, bool):
         return str(text) == "True"
-    if control.choices:
+    if isinstance(control.default, str):
         return text
     if control.name == "blur" and "APT residual" in infotext:
         return _former_blur(text, METHOD_BLUR.get(str(infotext.get("APT method")), 0.0))

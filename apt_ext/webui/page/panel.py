@@ -5,13 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from modules import sd_models
+from modules import shared
 
 from apt_ext.core.plan import demofusion_views
-from apt_ext.webui.hosts.a1111 import native_side
+from apt_ext.webui.hosts.borders import seamless_axes
+from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
-from apt_ext.webui.model import FACTOR, family_of
+from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.asked import read
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
@@ -49,8 +51,8 @@ def describe(layout: Layout, model: Any) -> dict[str, Any]:
     end = last.phase.size
     shown = last.windows(0) if last.window_count(0) <= MOST_DRAWN else []
     drawn = [[w.left * FACTOR, w.top * FACTOR, w.width * FACTOR, w.height * FACTOR] for w in shown]
-    area = end.rows * end.columns / (min(end.rows, facts.window.rows) * min(end.columns, facts.window.columns))
-    pace = last_pace(family_of(model), facts.window.rows)
+    area = end.rows * end.columns / (min(end.rows, last.window.rows) * min(end.columns, last.window.columns))
+    pace = last_pace(family_of(model), last.window)
     return {
         "phases": phases,
         "evaluations": plan.evaluations,
@@ -69,7 +71,7 @@ def plan(raw: Any) -> dict[str, Any]:
         ValueError: in one sentence, where the job would be refused.
     """
     asked = read(raw)
-    model = sd_models.model_data.sd_model
+    model = host().loaded()
     if model is None:
         raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
     request = parse([asked.settings], default_values())
@@ -90,7 +92,8 @@ def plan(raw: Any) -> dict[str, Any]:
         extra_generation_params={},
     )
     sampler = sampler_named(asked.sampler)
-    layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps)
+    around = seamless_axes(None, bool(shared.opts.tiling))
+    layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps, around)
     smaller = asked.img2img and start == end and end[1] * FACTOR <= given[0] and end[0] * FACTOR <= given[1]
     shapes_kept = 0 < request.options.colour_fix < COLOURS_ONLY and asked.denoising > KEEPS_SHAPES
     said = {LATENT_NOTE: upscaler == LATENT, COLOUR_NOTE: shapes_kept, LEVELS_NOTE: chooses_levels(sampler.funcname), SIZE_NOTE: smaller}

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apt_ext.core.noise_levels import shortcut_start
-from apt_ext.options import PRESETS, Options, preset_named, settings
-from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults, infotext_key
+from apt_ext.options import PRESETS, Options, infotext_key, preset_named, settings
+from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults
 
 __all__ = ["Request", "flag", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
 
 SWITCHES = ("tiled_vae", "save_phases", "draw_words")
-NOT_IN_PRESETS = "window_batch"  # it is the machine's
+NOT_IN_PRESETS = ("window_batch", "regions")  # one is the machine's, the other the picture's
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def preset_values(preset: Any) -> dict[str, Any]:
         whole = dataclasses.asdict(preset_named(preset).options)
     except ValueError:
         raise ValueError(f"preset {preset!r} does not exist; use one of {', '.join((CUSTOM, *PRESETS))}") from None
-    return {name: value for name, value in whole.items() if name != NOT_IN_PRESETS}
+    return {name: value for name, value in whole.items() if name not in NOT_IN_PRESETS}
 
 
 def preset_host_values(name: str) -> dict[str, Any]:
@@ -106,7 +106,8 @@ def _known(named: Mapping[str, Any]) -> dict[str, Any]:
 def infotext(request: Request, upscaler: bool = True) -> dict[str, Any]:
     """Everything of a request that changes the picture, under its infotext names. `upscaler`: whether APT's own is in force, and not the host's field."""
     names = [name for name in settings() if infotext_key(name) and (upscaler or name != "upscaler")]
-    return {infotext_key(name): getattr(request.options, name) for name in names} | {"APT tiled VAE": request.tiled_vae}
+    values = {infotext_key(name): getattr(request.options, name) for name in names}
+    return {name: value for name, value in values.items() if value != ""} | {"APT tiled VAE": request.tiled_vae}
 
 
 def replaced(request: Request, fields: Mapping[str, Any]) -> Request:

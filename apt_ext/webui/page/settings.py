@@ -1,4 +1,4 @@
-"""The settings page: the controls' defaults, and the native window of each model family."""
+"""The settings page: the controls' defaults, and the native size of each model family."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _default_option(control: Control) -> Any:
     label = f"Default: {control.label}"
     if control.choices and not control.free:
         return shared.OptionInfo(control.default, label, gr.Radio, {"choices": list(control.choices)}, section=SECTION)
-    if control.choices or isinstance(control.default, bool):
+    if isinstance(control.default, (str, bool)):
         return shared.OptionInfo(control.default, label, section=SECTION)
     limits = {"minimum": control.least, "maximum": control.slider, "step": control.step}
     return shared.OptionInfo(control.default, label, gr.Slider, limits, section=SECTION)
@@ -29,8 +29,8 @@ def add_settings() -> None:
     """Register the page with the host."""
     for family, (label, native, _) in FAMILIES.items():
         limits = {"minimum": 256, "maximum": 2048, "step": 64}
-        info = shared.OptionInfo(native, f"Native window, {label}", gr.Slider, limits, section=SECTION, infotext=f"APT window {family}")
-        shared.opts.add_option(window_option(family), info.info("pixels; what the model was trained at"))
+        info = shared.OptionInfo(native, f"Native size, {label}", gr.Slider, limits, section=SECTION, infotext=f"APT window {family}")
+        shared.opts.add_option(window_option(family), info.info("pixels; what the model was trained at: how large it composes, and its windows"))
     for control in CONTROLS:
         shared.opts.add_option(f"apt_default_{control.name}", _default_option(control).info("on the page after Reload UI, in the API at once"))
 

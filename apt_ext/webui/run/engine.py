@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from apt_ext.core.fused import FusedDenoiser
 from apt_ext.core.hold import Hold
 from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser
+from apt_ext.webui.hosts.arguments import NESTED, Arguments
 from apt_ext.webui.model import POOLED
 from apt_ext.webui.run.samplers import Coordinates
 
@@ -34,6 +35,11 @@ class PhaseRun:
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
         prompts: of the local windows, or None where all of them have the whole one.
         hold: low-pass guidance, or None.
+        called: the coordinates that the host calls its model in; the sampler's own where left out.
+        parts_of: see `Host.parts_of`.
+
+    Attributes:
+        counted: whether the views of the call under way count for the bar: not, where the host calls its model once more for the negative prompt.
     """
 
     def __init__(
@@ -45,9 +51,13 @@ class PhaseRun:
         on_memory: Callable[[Exception, int], int],
         prompts: WindowPrompts | None = None,
         hold: Hold | None = None,
+        called: Coordinates | None = None,
+        parts_of: Callable[[Any], Sequence[int | None] | None] = lambda model: None,
     ):
         self.coordinates, self.mixer, self.fuse, self.on_memory = coordinates, mixer, fuse, on_memory
         self.prompts, self.hold = prompts, hold
+        self.called, self.parts_of = called or coordinates, parts_of
+        self.counted = True
         self.models: dict[int, FusedModel] = {}
 
     def begin(self, x: Tensor, t: Tensor) -> None:
@@ -76,15 +86,17 @@ class FusedModel:
 
     def __init__(self, model: Any, run: PhaseRun):
         self._model, self._run = model, run
-        self._engine = run.fuse(run.coordinates.denoiser(model))
+        self._engine = run.fuse(run.called.denoiser(model))
 
     def __call__(self, x: Tensor, t: Tensor, **extra: Any) -> Tensor:
         """(N, C, H, W) at the phase's size -> the same; N counts prompts, not only pictures."""
+        parts = self._run.parts_of(self._model)
+        self._run.counted = parts is None or 0 in parts
         if self._run.prompts is not None:
-            self._run.prompts.next_call(len(x))
+            self._run.prompts.next_call(len(x), parts)
         while True:
             try:
-                return self._run.coordinates.estimate(self._engine, x, t, extra)
+                return self._run.called.estimate(self._engine, x, t, extra)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -96,27 +108,27 @@ class FusedModel:
 
 
 def window_corners(
-    corner: Callable[[Tensor], Tensor] | None, offset: tuple[int, int] = (0, 0), factor: int = 8
+    corner: Callable[[Tensor], Tensor] | None, offset: tuple[int, int] = (0, 0), factor: int = 8, arguments: Arguments = NESTED
 ) -> Callable[[Mapping[str, Any], ViewBatch], Mapping[str, Any]]:
     """The engine's conditioning for a model: what is spatial is cut, and SDXL's crop corner is each local window's own.
 
     Args:
         corner: (n, 2) pixels from the top and the left -> (n, 2 * 256), the model's own embedding of them; None for a model without.
-        offset: (top, left) that the host adds to the corner. `factor`: pixels per latent pixel.
+        offset: (top, left) that the host adds to the corner. `factor`: pixels per latent pixel. `arguments`: the host's.
 
     Source: DemoFusion (Du et al., CVPR 2024), its published code; the dilated views keep the whole picture's corner.
     """
 
     def condition(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, Any]:
         cut = condition_views(extra, batch)
-        vector = cut["cond"].get("vector") if isinstance(cut.get("cond"), Mapping) else None
+        sequence, vector = (None, None) if corner is None else arguments.text_of(cut)
         start, end = POOLED + 2 * SINUSOID, POOLED + 4 * SINUSOID
-        if corner is None or not batch.windows or vector is None or vector.shape[-1] < end:
+        if corner is None or sequence is None or not batch.windows or vector is None or vector.shape[-1] < end:
             return cut
         corners = [(max(0, w.top) * factor + offset[0], max(0, w.left) * factor + offset[1]) for w in batch.windows]
         places = torch.tensor(corners, dtype=torch.float32, device=vector.device)
         vector = vector.clone()
         vector[:, start:end] = corner(places).to(vector.dtype).repeat(batch.samples, 1)
-        return {**cut, "cond": {**cut["cond"], "vector": vector}}
+        return arguments.with_text(cut, sequence, vector)
 
     return condition

@@ -9,10 +9,12 @@ from typing import Any
 from modules import sd_samplers, sd_samplers_common, shared
 from torch import Tensor
 
+from apt_ext.core.borders import NOWHERE
 from apt_ext.core.plan import Plan, make_plan
-from apt_ext.core.types import ModelFacts, Size
+from apt_ext.core.types import Around, ModelFacts, Size
 from apt_ext.options import Options, has_residual
-from apt_ext.webui.hosts.a1111 import native_side
+from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import facts_of
 from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_of, model_calls
 
@@ -55,7 +57,7 @@ def sampler_named(name: str) -> Any:
         ) from error
 
 
-def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, steps: int | None) -> Layout:
+def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, steps: int | None, around: Around = NOWHERE) -> Layout:
     """Everything about a pass that is known before it begins.
 
     Args:
@@ -63,15 +65,16 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
         sampler: an instance of the host's.
         start, target: (rows, columns) in latent pixels.
         steps: the hires pass's steps; None for img2img, where the denoising strength takes its share of `p.steps`.
+        around: the axes along which the picture is seamless.
 
     Raises:
         ValueError: where something of it cannot be done.
     """
     check_sampler(sampler.config.name, sampler.funcname, has_residual(options))
     model = shared.sd_model
-    coordinates = coordinates_of(sampler.funcname, model.alphas_cumprod)
-    table = getattr(sampler.model_wrap, "sigmas", None)
-    facts = facts_of(model, coordinates.sigmas if table is None else table.cpu(), native_side(model))  # type: ignore[attr-defined]
+    coordinates = coordinates_of(sampler.funcname, host().alphas_cumprod(model), host().whole_timesteps)
+    table = host().noise_levels(sampler)
+    facts = facts_of(family_of(model), coordinates.sigmas if table is None else table, native_side(model))  # type: ignore[attr-defined]
     if p.denoising_strength is None:
         raise ValueError("denoising strength is not given; it says how much of the schedule each phase runs, try 0.6")
     total, last = sd_samplers_common.setup_img2img_steps(p, steps)
@@ -85,4 +88,4 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     if getattr(p, "mask", None) is not None and options.reanchor == "auto":
         # What is kept outside the mask has statistics of its own, which must not move with the rest.
         options = dataclasses.replace(options, reanchor="off")
-    return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED), start, facts, coordinates, own, total, last)
+    return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED, around), start, facts, coordinates, own, total, last)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from apt_ext.core.types import Size
+
 __all__ = ["Measuring", "Pace", "last_pace"]
 
 
@@ -17,11 +19,11 @@ class Pace(NamedTuple):
     memory: float
 
 
-_last: dict[tuple[str, int], Pace] = {}
+_last: dict[tuple[str, Size], Pace] = {}
 
 
-def last_pace(family: str, window: int) -> Pace | None:
-    """Of the last pass with a family of checkpoints at a window's side in latent pixels, since the WebUI was started."""
+def last_pace(family: str, window: Size) -> Pace | None:
+    """Of the last pass with a family of checkpoints at a window's size in latent pixels, since the WebUI was started."""
     return _last.get((family, window))
 
 
@@ -32,7 +34,7 @@ class Measuring:
         family, window: as in `last_pace`. `pictures`: of the batch, which go through the model together.
     """
 
-    def __init__(self, family: str, window: int, pictures: int):
+    def __init__(self, family: str, window: Size, pictures: int):
         self._key, self._pictures = (family, window), pictures
         self.begin()
 

@@ -10,20 +10,21 @@ from typing import Any
 from modules import devices, rng, sd_samplers_common, shared
 from torch import Tensor
 
+from apt_ext.core.conditioning import Condition
 from apt_ext.core.phases import Phase
 from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser, Size, size_of
 from apt_ext.core.upscale import PhaseStart, phase_hold, phase_residual, upscale
 from apt_ext.core.views import ViewCalls
-from apt_ext.webui.hosts.a1111 import FirstCheckpoint, fused_inside
-from apt_ext.webui.hosts.controlnet import control_of
+from apt_ext.webui.hosts.borders import views_with_borders
+from apt_ext.webui.hosts.detect import host
+from apt_ext.webui.hosts.host import AtOnce
 from apt_ext.webui.latents.resizing import resized, resized_conditioning
-from apt_ext.webui.model import crop_embedding
 from apt_ext.webui.run.engine import PhaseRun, window_corners
 from apt_ext.webui.run.layout import Layout
 from apt_ext.webui.run.progress import Progress
-from apt_ext.webui.run.samplers import clock_of
+from apt_ext.webui.run.samplers import SigmaCoordinates, clock_of
 from apt_ext.webui.words.passes import Words
 from apt_ext.webui.words.seen import PromptRows
 from apt_ext.webui.words.windows import WindowPrompts
@@ -91,9 +92,7 @@ def _attributes(target: Any, **values: Any) -> Iterator[None]:
 def _halve(p: Any, error: Exception, batch: int) -> int:
     """The window batch after an out-of-memory error."""
     if batch <= 1:
-        raise RuntimeError(
-            "APT: one window alone does not fit into the GPU's memory; free some memory, use a smaller native window in the settings, or --medvram"
-        ) from error
+        raise RuntimeError("APT: one window alone does not fit into the GPU's memory; free some memory, use a smaller Window, or --medvram") from error
     devices.torch_gc()
     p.comment(f"APT: out of memory, so the window batch went from {batch} to {batch // 2}. The picture is the same; it takes a little longer.")
     return batch // 2
@@ -104,8 +103,17 @@ def _window_prompts(run: Pass, setup: PhaseSetup) -> WindowPrompts | None:
     if run.words is None:
         return None
     words, plan, phase = run.words, run.layout.plan, setup.phase
-    threshold = setup.options.word_threshold
-    prompts = WindowPrompts(words.seen, words.schedules, threshold, phase.size, words.crop, PromptRows(run.sampler.model_wrap_cfg), words.encoded)
+    prompts = WindowPrompts(
+        words.seen,
+        words.schedules,
+        setup.options.word_threshold,
+        phase.size,
+        words.crop,
+        PromptRows(run.sampler.model_wrap_cfg),
+        words.encoded,
+        around=setup.around,
+        regions=setup.options.parts(),
+    )
     local = [views.local > 0 for views in plan.views[phase.number - 1]]
     prompts.prepare(plan.calls, setup.windows, local, words.cond)
     if setup is plan.setups[-1]:
@@ -149,7 +157,7 @@ class _Sampling:
 
     def __init__(self, run: Pass, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None):
         self.run, self.whole, self.args, self.steps, self.image_conditioning = run, whole, args, steps, image_conditioning
-        self.control = control_of(run.p)
+        self.control = host().control_of(run.p)
         self.batch = self.control.most(run.layout.plan.setups[0].options.window_batch)  # what memory has taught goes on to the next phase
 
     def __call__(self, setup: PhaseSetup, start: PhaseStart) -> Tensor:
@@ -161,13 +169,17 @@ class _Sampling:
         own = layout.coordinates.rescaled(layout.own, setup.levels)
         clock = clock_of(run.sampler.funcname, layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.plan.calls)
         mixer = StepMixer(clock, setup.weights, phase_residual(setup, start, noise), layout.coordinates.noised)
-        inside = self._inside(setup, mixer, phase_hold(setup, start, masks.free))
         lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps: own}
         with (
             self.control.phase(size),
             _attributes(run.p, rng=source, **masks.on_p),
             _attributes(run.sampler, **lists),
-            fused_inside(run.sampler.model_wrap_cfg, inside),
+            views_with_borders(setup.around) as borders,
+            host().inside(
+                run.sampler.model_wrap_cfg,
+                self._inside(setup, mixer, phase_hold(setup, start, masks.free), borders),
+                AtOnce(self.batch, setup.window),
+            ),
         ):
             conditioning = None if self.image_conditioning is None else resized_conditioning(self.image_conditioning, size)
             x = run.original(run.p, start.z_up, noise, *self.args, steps=self.steps, image_conditioning=conditioning)
@@ -177,12 +189,13 @@ class _Sampling:
         clock.finish()
         return x
 
-    def _inside(self, setup: PhaseSetup, mixer: StepMixer, hold: Any) -> PhaseRun:
+    def _inside(self, setup: PhaseSetup, mixer: StepMixer, hold: Any, borders: Callable[[Condition], Condition]) -> PhaseRun:
         """The engine of a phase, for the sampler's denoiser."""
         run, clock = self.run, mixer.clock
 
         def on_views(count: int) -> None:
-            run.progress.done(clock.step, count)
+            if inside.counted:
+                run.progress.done(clock.step, count)
             if _stopped():
                 raise sd_samplers_common.InterruptedException
 
@@ -190,14 +203,25 @@ class _Sampling:
             self.batch = _halve(run.p, error, used)
             return self.batch
 
-        corners = window_corners(crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left)))
+        corner, offset = host().crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left))
+        corners = window_corners(corner, offset, arguments=host().arguments)
         prompts = _window_prompts(run, setup)
-        condition = self.control.condition(prompts.condition(corners) if prompts else corners)
+        condition = borders(self.control.condition(prompts.condition(corners) if prompts else corners))
 
         def fuse(model: Denoiser) -> Any:
             return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)
 
-        return PhaseRun(run.layout.coordinates, mixer, fuse, on_memory=on_memory, prompts=prompts, hold=hold)
+        inside = PhaseRun(
+            run.layout.coordinates,
+            mixer,
+            fuse,
+            on_memory=on_memory,
+            prompts=prompts,
+            hold=hold,
+            called=None if host().sampler_coordinates else SigmaCoordinates(),
+            parts_of=host().parts_of,
+        )
+        return inside
 
 
 def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None) -> Tensor:
@@ -213,7 +237,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     """
     target, plan = size_of(whole), run.layout.plan
     done, last = 0, z
-    first = FirstCheckpoint(run.sampler.model_wrap_cfg)
+    first = host().first_checkpoint(run.sampler.model_wrap_cfg)
 
     def upsample(latent: Tensor, size: Size) -> Tensor:
         run.progress.begin(plan.phases[done])

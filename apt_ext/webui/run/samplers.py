@@ -170,13 +170,14 @@ class TimestepCoordinates:
     Args:
         alphas_cumprod: (T,) the model's own; sigma^2 = (1 - a) / a.
         to_the_end: for UniPC, which takes a step below the list's last entry.
+        whole: whether the host takes the nearest whole timestep where UniPC stands between two.
     """
 
     getter = "get_timesteps"
 
-    def __init__(self, alphas_cumprod: Tensor, to_the_end: bool = False):
+    def __init__(self, alphas_cumprod: Tensor, to_the_end: bool = False, whole: bool = False):
         alphas = alphas_cumprod.detach().cpu().double()  # some devices have no float64
-        self.sigmas, self.to_the_end = ((1 - alphas) / alphas).sqrt(), to_the_end
+        self.sigmas, self.to_the_end, self.whole = ((1 - alphas) / alphas).sqrt(), to_the_end, whole
 
     def levels(self, own: Tensor, total: int, last: int) -> Tensor:
         """See `Coordinates`. The host's DDIM and PLMS begin at the entry before the one that the noise was added for."""
@@ -190,6 +191,7 @@ class TimestepCoordinates:
     def level(self, t: Tensor) -> float:
         """See `Coordinates`."""
         at = min(max(float(t.max()), 0.0), len(self.sigmas) - 1.0)
+        at = float(round(at)) if self.whole else at
         below, above = math.floor(at), math.ceil(at)
         if below == above:
             return float(self.sigmas[below])
@@ -232,7 +234,7 @@ class TimestepCoordinates:
         return (state - change(state - sigma * out, sigma)) / sigma
 
 
-def coordinates_of(function: Any, alphas_cumprod: Tensor) -> Coordinates:
-    """The coordinates of a sampler that `check_sampler` let pass."""
+def coordinates_of(function: Any, alphas_cumprod: Tensor, whole: bool = False) -> Coordinates:
+    """The coordinates of a sampler that `check_sampler` let pass. `whole`: see `TimestepCoordinates`."""
     key = sampler_key(function)
-    return TimestepCoordinates(alphas_cumprod, to_the_end=key == "unipc") if key in TIMESTEP_SAMPLERS else SigmaCoordinates()
+    return TimestepCoordinates(alphas_cumprod, to_the_end=key == "unipc", whole=whole) if key in TIMESTEP_SAMPLERS else SigmaCoordinates()

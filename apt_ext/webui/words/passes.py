@@ -12,8 +12,7 @@ from torch import Tensor
 
 from apt_ext.core.types import ModelFacts, Size, size_of
 from apt_ext.core.windows import Window
-from apt_ext.webui.hosts.a1111 import fused_inside
-from apt_ext.webui.hosts.controlnet import without_control
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.resizing import resized_conditioning
 from apt_ext.webui.latents.saving import infotext_of, save_beside
 from apt_ext.webui.latents.sources import hires_cut_of
@@ -25,18 +24,20 @@ from apt_ext.webui.words.windows import Crop, Encodings
 
 __all__ = ["Words", "draw_words", "listen", "show_drawn", "window_words"]
 
+MADE_BY_ANOTHER = "APT: another extension has made the prompt's conditioning, so every window has the whole prompt alone, without words or regions of its own."
+
 
 @dataclass
 class Words:
     """Prompts per window, for one pass.
 
     Attributes:
-        seen: where the words are. `crop`: what this pass shows of what was seen.
+        seen: where the words are; None where every window keeps the prompt, and only regions add to it. `crop`: what this pass shows of what was seen.
         cond: the host's conditioning of this pass. `schedules`: its texts. `encoded`: of the job.
         on_windows: told the last phase's windows at its first step and, for each picture, what each of them keeps.
     """
 
-    seen: Seen
+    seen: Seen | None
     cond: Any
     schedules: Schedules
     crop: Crop
@@ -54,7 +55,7 @@ def listen(p: Any, job: Job, sampler: Any) -> None:
         schedules = prompt_schedules(p, conditioning)
         if schedules is None:  # `window_words` says so
             return original(p, x, conditioning, *args, **kwargs)
-        with gathering(sampler.model_wrap_cfg, schedules, size_of(x), fused_inside) as maps:
+        with gathering(sampler.model_wrap_cfg, schedules, size_of(x)) as maps:
             samples = original(p, x, conditioning, *args, **kwargs)
         job.seen = seen_words(maps)
         return samples
@@ -67,21 +68,25 @@ def window_words(p: Any, job: Job, facts: ModelFacts, z: Tensor, x: Tensor, cond
     """The prompts of the windows; where there was no first pass to see the words in, one short pass over the base latent looks for them."""
     schedules = prompt_schedules(p, cond)
     if schedules is None:
-        p.comment("APT: another extension has made the prompt's conditioning, so its words cannot be told apart and every window keeps the whole prompt.")
+        p.comment(MADE_BY_ANOTHER)
         return None
     seen, job.seen, size = job.seen, None, size_of(z)
     crop = Crop(0, 0, size, size)
-    if seen is None:
+    if not job.words:
+        seen = None
+    elif seen is None:
         dummy = z.new_zeros(len(z), 5, 1, 1) if image_conditioning is None else image_conditioning
-        with without_control(p):  # its hints have the size of the picture
+        with host().without_control(p):  # its hints have the size of the picture
             maps = gather_from_latent(z, cond, schedules, partial(resized_conditioning, dummy), facts.window, facts.multiple)
         seen = seen_words(maps)
     elif getattr(p, "truncate_x", 0) or getattr(p, "truncate_y", 0):
         whole = Size(p.height // FACTOR, p.width // FACTOR)
         top, left = hires_cut_of(p, whole)
         crop = Crop(top // 2, left // 2, size, whole)
-    if not seen.words:
+    if seen is not None and not seen.words:
         p.comment("APT: the model's cross-attention could not be seen, so every window keeps the whole prompt.")
+        seen = None
+    if seen is None and not job.request.options.parts():
         return None
 
     def on_windows(windows: list[Window], texts: list[list[str]]) -> None:

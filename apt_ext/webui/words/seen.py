@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from modules import prompt_parser, sd_hijack, shared
+from modules import prompt_parser, shared
 from torch import Tensor
 
+from apt_ext.core.attention import AttentionMaps, listening, map_size
 from apt_ext.core.phases import base_size
 from apt_ext.core.types import Size, size_of
 from apt_ext.core.words import token_masks, word_masks
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.resizing import resized
-from apt_ext.webui.words.attention import AttentionMaps, listening, map_size
 from apt_ext.webui.words.text import Word, split_words, token_positions
 
 __all__ = ["PromptRows", "Schedules", "Seen", "emphasis", "gather_from_latent", "gathering", "prompt_schedules", "seen_words", "text_at"]
@@ -82,9 +83,16 @@ class PromptRows:
         """The denoiser is called."""
         self._at = 0
 
-    def take(self, count: int) -> list[tuple[int, int, int]]:
-        """The next `count` rows: (row among them, picture, part) of those that have a prompt."""
+    def take(self, count: int, marked: Sequence[int | None] | None = None) -> list[tuple[int, int, int]]:
+        """The next `count` rows: (row among them, picture, part) of those that have a prompt.
+
+        Args:
+            marked: the parts of equal shares of the rows, each with all pictures, where the host says so; see `Host.parts_of`.
+        """
         parts = self.cond.batch
+        if marked is not None:
+            pictures = count // max(1, len(marked))
+            return [(at * pictures + picture, picture, part) for at, part in enumerate(marked) if part is not None for picture in range(pictures)]
         owners = [(picture, part) for picture, of_picture in enumerate(parts) for part in range(len(of_picture))]
         start, self._at = self._at, self._at + count
         return [(row - start, *owners[row]) for row in range(start, min(start + count, len(owners)))]
@@ -123,7 +131,8 @@ class _Heard:
     def __call__(self, x: Tensor, t: Tensor, **extra: Any) -> Tensor:
         listener = self._listener
         step = listener.prompts.step
-        listener.maps.rows = [(row, (picture, text_at(listener.schedules[picture][part], step))) for row, picture, part in listener.prompts.take(len(x))]
+        taken = listener.prompts.take(len(x), host().parts_of(self._model))
+        listener.maps.rows = [(row, (picture, text_at(listener.schedules[picture][part], step))) for row, picture, part in taken]
         return self._model(x, t, **extra)
 
     def __getattr__(self, name: str) -> Any:
@@ -131,14 +140,14 @@ class _Heard:
 
 
 @contextmanager
-def gathering(denoiser: Any, schedules: Schedules, latent: Size, inside: Callable[[Any, Any], Any]) -> Iterator[AttentionMaps]:
+def gathering(denoiser: Any, schedules: Schedules, latent: Size) -> Iterator[AttentionMaps]:
     """Within the block, a pass's own model calls gather the maps of its prompts.
 
     Args:
-        denoiser: the sampler's. `latent`: (rows, columns) that it samples. `inside`: `fused_inside`.
+        denoiser: the sampler's. `latent`: (rows, columns) that it samples.
     """
     maps = AttentionMaps(map_size(latent))
-    with listening(shared.sd_model.model.diffusion_model, maps), inside(denoiser, _Listener(maps, PromptRows(denoiser), schedules)):
+    with listening(host().unet(shared.sd_model), maps), host().inside(denoiser, _Listener(maps, PromptRows(denoiser), schedules)):
         yield maps
 
 
@@ -160,7 +169,7 @@ def gather_from_latent(z: Tensor, cond: Any, schedules: Schedules, image_conditi
     pictures = [picture for picture, _ in owners]
     image = image_conditioning(size)[pictures]
     heard: set[tuple[str, ...]] = set()
-    with listening(model.model.diffusion_model, maps):
+    with listening(host().unet(model), maps):
         for step in sorted({end for parts in schedules for schedule in parts for end, _ in schedule}):
             texts = tuple(text_at(schedules[picture][part], step) for picture, part in owners)
             if texts in heard:
@@ -169,27 +178,17 @@ def gather_from_latent(z: Tensor, cond: Any, schedules: Schedules, image_conditi
             _, tensor = prompt_parser.reconstruct_multicond_batch(cond, step)
             maps.rows = [(row, (picture, text)) for row, ((picture, _), text) in enumerate(zip(owners, texts, strict=True))]
             for timestep in GATHER_TIMESTEPS:
-                a = float(model.alphas_cumprod[timestep])
-                x = (a**0.5 * small + (1 - a) ** 0.5 * noise)[pictures]
-                model.apply_model(x, torch.full((len(owners),), timestep, device=x.device), _model_cond(tensor, image))
+                host().evaluate(model, small[pictures], noise, timestep, tensor, image)
     return maps
-
-
-def _model_cond(tensor: Any, image: Tensor) -> dict[str, Any]:
-    """A prompt's conditioning as the host's denoiser hands it to its model."""
-    if shared.sd_model.model.conditioning_key == "crossattn-adm":
-        return {"c_crossattn": [tensor], "c_adm": image}
-    text = dict(tensor) if isinstance(tensor, dict) else {"c_crossattn": [tensor]}
-    return {**text, "c_concat": [image]}
 
 
 def seen_words(maps: AttentionMaps) -> Seen:
     """Masks of the words of every text that was gathered, by the tokens of the loaded checkpoint."""
-    stage, database = shared.sd_model.cond_stage_model, sd_hijack.model_hijack.embedding_db
+    of_model = host().text(shared.sd_model)
     found: dict[tuple[int, str], list[tuple[Word, Tensor | None]]] = {}
     for (picture, text), means in maps.means().items():
         words = split_words(text, emphasis())
-        positions = token_positions(words, stage.process_texts([text])[0][0], stage.tokenize, database.find_embedding_at_position)
+        positions = token_positions(words, of_model.process_texts([text])[0][0], of_model.tokenize, of_model.embedding_at)
         masks = token_masks(means)
         visible = [[one for one in of_word if one < len(masks)] if word.core else [] for word, of_word in zip(words, positions, strict=True)]
         of_words = iter(word_masks(masks, [of_word for of_word in visible if of_word]))

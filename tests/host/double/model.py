@@ -61,6 +61,8 @@ class UNet(nn.Module):
         super().__init__()
         self.input_blocks, self.output_blocks = nn.ModuleList([Block(2, 2, width), Block(4, 3, width)]), nn.ModuleList([Block(4, 4, width)])
         self.middle_block = nn.ModuleList([Block(4, 5, width)])
+        self.bend = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bend.weight.data = KERNEL
 
     def forward(self, x, context):
         return sum(block(x, context) for block in (*self.input_blocks, *self.middle_block, *self.output_blocks))
@@ -100,7 +102,7 @@ class Model(nn.Module):
         self.on_call()
         share = (1 - self.alphas_cumprod[t.round().long()]).sqrt()[:, None, None, None]
         text, *brighter = self.model.diffusion_model(x, cond["c_crossattn"][0]).split(1, dim=1)
-        bent = torch.tanh(nn.functional.conv2d(x, KERNEL, padding=1) + 0.3 * text)
+        bent = torch.tanh(self.model.diffusion_model.bend(x) + 0.3 * text)
         estimate = share * x + 0.3 * (1 - share) * bent
         return estimate - sum(brighter) * MIX.sum(1)[:, None, None]
 

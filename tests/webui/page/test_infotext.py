@@ -133,7 +133,7 @@ def test_the_panel_refuses_an_unknown_upscaler(host):
         host.panel.plan(asked | {"scheduler": "Automatic", "settings": {"upscaler": "Magic"}})
 
 
-@pytest.mark.parametrize("package", ["modules_forge", "backend", "ldm_patched"])
+@pytest.mark.parametrize("package", ["modules_forge"])
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_a_host_with_another_backend_refuses_in_a_sentence(host, job_of_kind, tmp_path, monkeypatch, kind, package):
     monkeypatch.setattr(host.adapter("detect"), "modules", SimpleNamespace(__path__=[str(tmp_path / "modules")]))

@@ -48,6 +48,8 @@ def test_the_order_of_the_arguments_is_frozen():
         "hold",
         "hold_until",
         "hold_width",
+        "window",
+        "regions",
     ]
 
 
@@ -169,14 +171,25 @@ def test_fields_are_replaced_and_checked():
 
 
 def test_the_infotext_has_everything_that_changes_the_picture():
-    written = {name.removeprefix("APT ").replace(" ", "_") for name in infotext(Request())}
+    whole = infotext(Request(Options(regions="0-50% x 0-100%: snow")))
+    written = {name.removeprefix("APT ").replace(" ", "_") for name in whole}
     assert written == set(settings()) - UNWRITTEN | {"tiled_VAE"}
-    assert {control.infotext for control in CONTROLS if control.infotext} == set(infotext(Request()))
+    assert {control.infotext for control in CONTROLS if control.infotext} == set(whole)
+    assert set(whole) - set(infotext(Request())) == {"APT regions"}, "none are written where there are none"
 
 
 UNUSUAL = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.125, "jitter": 0.5, "residual_decay": 2.0}
 UNUSUAL |= {"dilated_decay": 1.5, "blur_decay": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on"}
-UNUSUAL |= {"tiled_vae": False, "word_threshold": 0.4, "skip_residual": False, "hold": 0.5, "upscaler": "bicubic", "colour_fix": 4.0}
+UNUSUAL |= {
+    "tiled_vae": False,
+    "word_threshold": 0.4,
+    "skip_residual": False,
+    "hold": 0.5,
+    "upscaler": "bicubic",
+    "colour_fix": 4.0,
+    "window": "128x64",
+    "regions": '0-50% x 0-100%: snow\n50-100% x 0-100%: a red barn, "old"',
+}
 
 
 @pytest.mark.parametrize("named", [{}, UNUSUAL, {"preset": "Published"}], ids=["defaults", "unusual", "published"])
@@ -185,7 +198,15 @@ def test_a_pasted_infotext_restores_the_controls(host, named):
     parsed = {name: str(value) for name, value in infotext(request).items()}
     pasted = {name: read(parsed) for name, read in host.accordion.paste_functions().items()}
     shown = {name: value for name, value in pasted.items() if value is not None}
-    away = defaults() | {"method": "multidiffusion", "overlap": 0.75, "gamma": 1.0, "blur": 3.0, "tiled_vae": not request.tiled_vae, "reanchor": "off"}
+    away = defaults() | {
+        "regions": "0-9% x 0-9%: ice",
+        "method": "multidiffusion",
+        "overlap": 0.75,
+        "gamma": 1.0,
+        "blur": 3.0,
+        "tiled_vae": not request.tiled_vae,
+        "reanchor": "off",
+    }
     assert parse([], away | shown) == request
     assert shown["preset"] == CUSTOM
 
@@ -215,7 +236,7 @@ def test_the_page_has_every_control_in_the_order_of_the_arguments(host):
     assert [component.kwargs["label"] for component in components] == [control.label for control in CONTROLS]
     assert [component.kwargs["value"] for component in components] == list(defaults().values())
     assert len(script.infotext_fields) == 1 + len(CONTROLS)
-    assert set(script.paste_field_names) == set(infotext(Request()))
+    assert set(script.paste_field_names) == set(infotext(Request())) | {"APT regions"}
 
 
 def test_choosing_a_preset_fills_the_controls_that_it_sets(host):

@@ -144,3 +144,18 @@ def test_a_picture_that_cannot_be_saved_does_not_hide_the_error(host, monkeypatc
     with pytest.raises(RuntimeError, match="broken"):
         host.run(host.text_job({"phases": "double"}, hr_scale=3.0, do_not_save_samples=False))
     assert len(host.errors.reports) == 1
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_windows_are_as_large_as_asked_for(host, job_of_kind, kind):
+    job = job_of_kind(kind, {"method": "multidiffusion", "window": "128x64"}, sampler_name="euler")
+    host.run(job)
+    assert {shape[-2:] for shape in host.model.calls if shape[-1] != shape[-2]} == {(8, 16)}
+    assert job.extra_generation_params["APT window"] == "128x64"
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_a_window_that_does_not_fit_is_refused_before_anything_is_sampled(host, job_of_kind, kind):
+    with pytest.raises(host.adapter("errors").APTError, match=r"Window '100x64' does not fit this model, .* multiples of 64 pixels; use 128x64"):
+        host.run(job_of_kind(kind, {"window": "100x64"}))
+    assert not host.model.calls

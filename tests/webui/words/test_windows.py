@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from apt_ext.core.attention import AttentionMaps
 from apt_ext.core.phases import plan_phases
 from tests.host.double.jobs import far, left_on_p, nothing_left, pixels
 
@@ -52,7 +53,7 @@ def test_windows_are_told_their_own_words_and_nothing_stays(host, samplers, job_
 
 @pytest.mark.parametrize("method", ["demofusion", "multidiffusion"])
 def test_other_methods_and_a_threshold_of_zero_look_at_nothing(host, job_of_kind, monkeypatch, method):
-    monkeypatch.setattr(host.attention.AttentionMaps, "add", None)
+    monkeypatch.setattr(AttentionMaps, "add", None)
     host.run(job_of_kind("text", {"method": method}, prompt=PROMPT))
     host.run(job_of_kind("text", ACC | {"word_threshold": 0.0}, prompt=PROMPT))
     assert set(host.model.cond_stage_model.encoded) == {PROMPT}
@@ -60,8 +61,8 @@ def test_other_methods_and_a_threshold_of_zero_look_at_nothing(host, job_of_kind
 
 def test_the_maps_are_the_mean_attention_of_the_prompt_alone(host, monkeypatch):
     recorded = {}
-    means = host.attention.AttentionMaps.means
-    monkeypatch.setattr(host.attention.AttentionMaps, "means", lambda self: recorded.setdefault("maps", means(self)))
+    means = AttentionMaps.means
+    monkeypatch.setattr(AttentionMaps, "means", lambda self: recorded.setdefault("maps", means(self)))
     calls, unet = [], host.model.model.diffusion_model
     forward = unet.forward
     monkeypatch.setattr(unet, "forward", lambda x, context: calls.append((x.clone(), context.clone())) or forward(x, context))
@@ -182,7 +183,9 @@ def test_maps_show_what_the_target_shows_where_the_host_cuts(host, monkeypatch):
     """A first pass of 128 x 64 whose target is its middle: windows look up the words of the middle."""
     asked = []
     shares = host.windows.window_shares
-    monkeypatch.setattr(host.windows, "window_shares", lambda masks, windows, size, *more: asked.append((windows, size)) or shares(masks, windows, size, *more))
+    monkeypatch.setattr(
+        host.windows, "window_shares", lambda masks, windows, size, **more: asked.append((windows, size)) or shares(masks, windows, size, **more)
+    )
     host.run(host.text_job(ACC, prompt=PROMPT, width=128, hr_resize_x=128, hr_resize_y=128, steps=3))
     windows, size = asked[0]
     assert size == (16, 32)
@@ -220,7 +223,7 @@ def test_conditioning_of_another_making_is_said_and_left_alone(host, monkeypatch
     monkeypatch.setattr(host.prompt_parser, "get_multicond_learned_conditioning", strange)
     p = host.text_job(ACC, prompt=PROMPT)
     assert host.run(p)
-    assert any("every window keeps the whole prompt" in comment for comment in p.comments)
+    assert any("every window has the whole prompt alone" in comment for comment in p.comments)
 
 
 def test_a_model_whose_attention_cannot_be_seen_is_said(host, monkeypatch):

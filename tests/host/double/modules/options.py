@@ -33,6 +33,7 @@ class Options:
     img2img_fix_steps = False
     batch_cond_uncond = True
     apt_window_sd1 = 64
+    tiling = False
     emphasis = "Original"
     refiner_switch_by_sample_steps = False
     hires_fix_refiner_pass = "second pass"

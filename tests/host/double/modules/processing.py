@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from modules import devices, images, prompt_parser, rng, sd_models, sd_samplers, sd_samplers_common, shared
+from modules import devices, images, prompt_parser, rng, sd_hijack, sd_models, sd_samplers, sd_samplers_common, shared
 from PIL import Image
 
 FACTOR = 8
@@ -231,6 +231,7 @@ def process_images(p):
     """All batches of a job, as pictures; `p` keeps what the last one left."""
     if p.scripts is not None:
         p.scripts.before_process(p)
+    sd_hijack.model_hijack.apply_circular(p.tiling)
     count = p.batch_size * p.n_iter
     p.all_seeds, subseeds = [p.seed + k for k in range(count)], [p.subseed + k for k in range(count)]
     processed = Processed(p, [])

@@ -2,6 +2,9 @@
 
 from types import SimpleNamespace
 
+from modules import shared
+from torch import nn
+
 EMBEDDINGS = {}  # name -> number of vectors
 
 
@@ -19,6 +22,16 @@ class EmbeddingDatabase:
 class StableDiffusionModelHijack:
     def __init__(self):
         self.embedding_db = EmbeddingDatabase()
+        self.circular_enabled = False
+
+    def apply_circular(self, enable):
+        """The host's "Tiling", on the loaded checkpoint alone."""
+        if self.circular_enabled == enable:
+            return
+        self.circular_enabled = enable
+        for layer in shared.sd_model.modules():
+            if type(layer) is nn.Conv2d:
+                layer.padding_mode = "circular" if enable else "zeros"
 
 
 model_hijack = StableDiffusionModelHijack()

@@ -38,6 +38,10 @@ class Checkbox(Component):
     pass
 
 
+class Textbox(Component):
+    pass
+
+
 class Dropdown(Component):
     pass
 

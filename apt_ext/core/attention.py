@@ -1,7 +1,7 @@
-"""Where a prompt's tokens are seen in the picture: cross-attention maps, gathered while the host samples.
+"""Where a prompt's tokens are seen in the picture: cross-attention maps, gathered while a UNet is called.
 
-The hooks sit on this model's own projections `to_q` and `to_k`, which every attention optimisation of the host's calls, and are there for
-the length of one block only.
+The hooks sit on the UNet's own projections `to_q` and `to_k`, which every optimised attention calls, and are there for the length of one
+block only. LDM's UNets and those of diffusers name them alike.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from apt_ext.core.types import Size
 
 __all__ = ["AttentionMaps", "listening", "map_size"]
 
+MIDDLES = ("middle_block", "mid_block")
 Key = tuple[int, str]  # picture of the batch, text
 
 
@@ -61,7 +62,7 @@ def _layers(unet: nn.Module) -> list[Any]:
     return [
         module
         for name, module in unet.named_modules()
-        if name.rpartition(".")[2] == "attn2" and "middle_block" not in name and all(hasattr(module, part) for part in ("to_q", "to_k", "heads"))
+        if name.rpartition(".")[2] == "attn2" and not name.startswith(MIDDLES) and all(hasattr(module, part) for part in ("to_q", "to_k", "heads"))
     ]
 
 

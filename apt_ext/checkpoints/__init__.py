@@ -1,0 +1,1 @@
+"""Stable Diffusion checkpoints outside the WebUI, by diffusers. An extra: `pip install -r requirements/checkpoints.txt`."""

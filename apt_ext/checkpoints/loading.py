@@ -1,0 +1,214 @@
+"""Pipelines from folders, single files and the hub, by diffusers' own loading; whatever cannot be used is refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from apt_ext.checkpoints.families import Family, family_of_class, family_of_file, kind_of_config
+from apt_ext.checkpoints.packages import diffusers, missing
+
+__all__ = ["Loaded", "check_numbers", "load_controls", "load_pipeline", "place", "split_weight"]
+
+
+class Loaded(NamedTuple):
+    """A pipeline of diffusers', its family and where it came from."""
+
+    pipe: Any
+    family: Family
+    name: str
+
+
+@contextmanager
+def _explained(what: str, hub: bool = False) -> Iterator[None]:
+    """Whatever a loader stumbles over becomes one sentence. `hub`: whether it fetches something to begin with."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        kind = f"{type(error).__name__} {text}".lower()
+        if hub or any(word in kind for word in ("connect", "offline", "resolve", "localentrynotfound", "couldn't find", "timed out", "timeout")):
+            raise ValueError(
+                f"{what} cannot be fetched from the hub ({text[:160]}); check its name and the network, or give a folder or a .safetensors file that is here"
+            ) from None
+        if "safetensors" in kind and ("no file" in kind or "found in" in kind or "use_safetensors" in kind or "not found" in kind):
+            raise ValueError(f"{what} has no safetensors ({text[:160]}); use one that has, or --allow-pickle if you trust its files") from None
+        raise ValueError(f"{what} cannot be loaded ({text[:200]}); check that it is whole and of a kind that diffusers reads") from None
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """ "file:0.8" -> its parts; without a weight it is 1. A drive's letter is no weight.
+
+    Raises:
+        ValueError: for a weight that is no number.
+    """
+    name, colon, weight = text.rpartition(":")
+    if not colon or os.sep in weight or "/" in weight:
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise ValueError(f"weight {weight!r} of {name!r} is no number; write {name}:0.8, say") from None
+
+
+def _is_file(name: str, allow_pickle: bool) -> bool:
+    """Whether a model's name means a file here.
+
+    Raises:
+        ValueError: for a file that is missing or may not be loaded.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf") or Path(name).is_dir():
+        if Path(name).is_file():
+            raise ValueError(f"model {name!r} is no checkpoint; use a .safetensors file, a diffusers folder or a name on the hub")
+        return False
+    if not Path(name).is_file():
+        raise ValueError(f"model {name!r} does not exist; give the path of a .safetensors file, a diffusers folder or a name on the hub")
+    if suffix != ".safetensors" and not allow_pickle:
+        raise ValueError(f"model {name!r} is a {suffix} file, which can run programs as it is loaded; use .safetensors, or --allow-pickle if you trust it")
+    return True
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not Path(name.partition("/")[0]).is_dir()
+
+
+def load_pipeline(
+    name: str,
+    *,
+    numbers: Callable[[Family], torch.dtype],
+    config: str | None = None,
+    vae: str | None = None,
+    loras: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Loaded:
+    """Load a pipeline; its parts are in main memory.
+
+    Args:
+        name: a folder of diffusers', a single file, or a name on the hub.
+        numbers: a family -> their type; those of a VAE that overflows in float16 are float32.
+        config: for a single file, the folder or the hub name whose parts it is a checkpoint of; diffusers finds it by itself with a network.
+        vae: another VAE, likewise. `loras`: files, each with ":weight" behind it or without.
+        allow_pickle: whether files other than safetensors may be loaded.
+
+    Raises:
+        ValueError: in one sentence, for whatever cannot be used.
+    """
+    library, what = diffusers(), f"model {name!r}"
+
+    def parts(family: Family) -> dict[str, Any]:
+        own = {} if vae is None else {"vae": _load_part(library.AutoencoderKL, vae, "VAE", numbers(family), allow_pickle)}
+        return {"dtype": numbers(family), **own}
+
+    if _is_file(name, allow_pickle):
+        if config is not None and Path(config).is_dir():
+            family = family_of_class(kind_of_config(Path(config)), config)
+        else:
+            family = family_of_file(Path(name)) if name.endswith(".safetensors") else family_of_class("StableDiffusionPipeline", name)
+        with _explained(what if config else f"{what}, whose parts are described on the hub and, without a network, by a folder after --config,"):
+            pipe = getattr(library, family.pipeline).from_single_file(name, **({"config": config} if config else {}), **parts(family))
+    else:
+        if Path(name).is_dir():
+            kind = kind_of_config(Path(name))
+        elif _is_hub_name(name):
+            with _explained(what, hub=True):
+                kind = str(library.DiffusionPipeline.load_config(name)["_class_name"])
+        else:
+            raise ValueError(f"model {name!r} does not exist; give the path of a .safetensors file, a diffusers folder or a name on the hub")
+        family = family_of_class(kind, name)
+        without: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if family.name == "sd" else {}
+        if family.name == "sd3" and not (Path(name) / "text_encoder_3").is_dir() and Path(name).is_dir():
+            without |= {"text_encoder_3": None, "tokenizer_3": None}  # its largest encoder, which many leave out
+        with _explained(what):
+            pipe = getattr(library, family.pipeline).from_pretrained(name, use_safetensors=None if allow_pickle else True, **without, **parts(family))
+    lacking = [part for part in family.needed if getattr(pipe, part, None) is None]
+    if lacking:
+        raise ValueError(f"{what} has no {' and no '.join(lacking)}; use a whole checkpoint, or the folder that it is a part of")
+    if pipe.vae.config.get("force_upcast") and pipe.vae.dtype == torch.float16:
+        pipe.vae.to(torch.float32)
+    _add_loras(pipe, loras, allow_pickle)
+    return Loaded(pipe, family, name)
+
+
+def _load_part(kind: Any, given: str, label: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    with _explained(f"{label} {given!r}"):
+        if _is_file(given, allow_pickle):
+            return kind.from_single_file(given, dtype=dtype)
+        return kind.from_pretrained(given, dtype=dtype, use_safetensors=None if allow_pickle else True)
+
+
+def _add_loras(pipe: Any, loras: Sequence[str], allow_pickle: bool) -> None:
+    if loras and missing("peft"):
+        raise ValueError("a LoRA needs the package peft, which is not installed; run: pip install peft")
+    named: dict[str, float] = {}
+    for number, given in enumerate(loras):
+        file, weight = split_weight(given)
+        if not _is_file(file, allow_pickle):
+            raise ValueError(f"LoRA {file!r} is no file; give the path of a .safetensors file")
+        with _explained(f"LoRA {file!r}"):
+            named[f"lora_{number}"] = weight
+            pipe.load_lora_weights(str(Path(file).parent), weight_name=Path(file).name, adapter_name=f"lora_{number}")
+            if f"lora_{number}" not in pipe.get_active_adapters():
+                raise ValueError("nothing of it fits this checkpoint")
+    if named:
+        pipe.set_adapters(list(named), list(named.values()))
+
+
+def load_controls(given: Sequence[str], dtype: torch.dtype, family: Family, allow_pickle: bool = False) -> list[tuple[Any, float]]:
+    """ControlNets, each with its weight.
+
+    Raises:
+        ValueError: for what is none, or for a family without a UNet.
+    """
+    if given and family.network != "unet":
+        raise ValueError(f"ControlNets of {family.label} cannot be shown to windows here; leave --control out, or use an SD 1.x, SD 2.x or SDXL checkpoint")
+    library = diffusers()
+    made = []
+    for one in given:
+        name, weight = split_weight(one)
+        made.append((_load_part(library.ControlNetModel, name, "ControlNet", dtype, allow_pickle), weight))
+    return made
+
+
+def check_numbers(parts: dict[str, nn.Module]) -> None:
+    """Make sure that the parts that compute together have numbers of one type.
+
+    Raises:
+        ValueError: where they do not.
+    """
+    found: dict[torch.dtype, str] = {}
+    for name, part in parts.items():
+        if getattr(part, "hf_quantizer", None) is None:
+            for parameter in part.parameters():
+                if parameter.is_floating_point():
+                    found.setdefault(parameter.dtype, name)
+    if len(found) > 1:
+        described = ", ".join(f"{str(dtype).removeprefix('torch.')} in its {name}" for dtype, name in found.items())
+        raise ValueError(f"the model mixes numbers of several types ({described}); bring it to one, such as with --dtype float32 or pipe.to(torch.float32)")
+
+
+def place(pipe: Any, device: torch.device, offload: str) -> None:
+    """Bring a pipeline to a device, or let its parts come there when they are needed.
+
+    Raises:
+        ValueError: where its parts cannot be kept elsewhere.
+    """
+    if offload == "none":
+        pipe.to(device)
+        return
+    if device.type == "cpu":
+        raise ValueError(f"offload {offload!r} keeps parts in main memory until a GPU needs them, and the device is the CPU; leave --offload out")
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        raise ValueError(f"offload {offload!r} does not exist; use none, model or sequential")

@@ -1,0 +1,131 @@
+"""What the adapter relies on in Forge and its kin, beyond `contract.py`: `test_contract_forge.py` holds the double of Forge's seam, and checkouts of
+these hosts, to it.
+
+Forge at dfdcbab6 (package `backend`), Forge Classic at 1f95d717 and reForge at 3b56b268 (package `ldm_patched`).
+"""
+
+PATCHER = {"ModelPatcher.memory_required": "self input_shape", "ModelPatcher.set_model_unet_function_wrapper": "self unet_wrapper_function"}
+MODEL = "self x t c_concat c_crossattn control transformer_options **kwargs"
+CONTROL = "self x_noisy t cond batched_number"
+
+# Root -> file -> functions and methods, with their parameters in order.
+SIGNATURES = {
+    "FORGE_ROOT": {
+        "backend/patcher/base.py": PATCHER,
+        "backend/patcher/unet.py": {"UnetPatcher.clone": "self", "UnetPatcher.list_controlnets": "self"},
+        "backend/patcher/controlnet.py": {
+            "ControlBase.cleanup": "self",
+            "ControlBase.get_models": "self",
+            "ControlBase.inference_memory_requirements": "self dtype",
+            "ControlBase.pre_run": "self model percent_to_timestep_function",
+            "ControlNet.get_control": CONTROL,
+            "T2IAdapter.get_control": CONTROL,
+        },
+        "backend/modules/k_model.py": {"KModel.apply_model": MODEL, "KModel.memory_required": "self input_shape"},
+        "backend/sampling/sampling_function.py": {
+            "calc_cond_uncond_batch": "model cond uncond x_in timestep model_options",
+            "sampling_cleanup": "unet",
+            "sampling_function": "self denoiser_params cond_scale cond_composition",
+            "sampling_prepare": "unet x",
+        },
+        "backend/diffusion_engine/base.py": {"ForgeObjects.shallow_copy": "self"},
+        "backend/text_processing/classic_engine.py": {
+            "ClassicTextProcessingEngine.process_texts": "self texts",
+            "ClassicTextProcessingEngine.tokenize": "self texts",
+        },
+        "backend/text_processing/textual_inversion.py": {"EmbeddingDatabase.find_embedding_at_position": "self tokens offset"},
+        "modules/sd_models.py": {"forge_model_reload": ""},
+    },
+    "CLASSIC_ROOT": {
+        "ldm_patched/modules/model_patcher.py": PATCHER,
+        "modules_forge/unet_patcher.py": {"UnetPatcher.clone": "self", "UnetPatcher.list_controlnets": "self"},
+        "ldm_patched/modules/controlnet.py": {"ControlNet.get_control": CONTROL, "T2IAdapter.get_control": CONTROL},
+        "ldm_patched/modules/model_base.py": {"BaseModel.apply_model": MODEL, "BaseModel.memory_required": "self input_shape"},
+        "ldm_patched/modules/samplers.py": {"calc_cond_uncond_batch": "model cond uncond x_in timestep model_options"},
+        "modules_forge/forge_sampler.py": {"forge_sample": "self denoiser_params cond_scale cond_composition", "sampling_prepare": "unet x"},
+        "modules/sd_models.py": {"reload_model_weights": "sd_model info forced_reload"},
+    },
+    "REFORGE_ROOT": {
+        "ldm_patched/modules/model_patcher.py": PATCHER,
+        "modules_forge/unet_patcher.py": {"UnetPatcher.list_controlnets": "self"},
+        "ldm_patched/modules/controlnet.py": {"ControlNet.get_control": f"{CONTROL} transformer_options"},  # by which its units are refused
+        "ldm_patched/modules/model_base.py": {"BaseModel.memory_required": "self input_shape cond_shapes"},
+        "modules_forge/forge_sampler.py": {"sampling_prepare": "unet x"},
+        "modules/sd_models.py": {"reload_model_weights": "sd_model info forced_reload"},
+    },
+}
+
+MODIFIED = "model, x, timestep, uncond, cond, cond_scale, model_options, seed = modifier("
+CALLED = "model_options['model_function_wrapper'](model.apply_model, {'input': input_x, 'timestep': timestep_, 'c': c, 'cond_or_uncond': cond_or_uncond})"
+ASKED = "unet.model_options.get('memory_peak_estimation_modifier', unet.memory_required)"
+
+# Root -> file -> what occurs in it, as Python writes its own syntax tree.
+LINES = {
+    "FORGE_ROOT": {
+        "backend/sampling/sampling_function.py": (
+            CALLED,
+            MODIFIED,
+            ASKED,
+            "unet_patcher = self.inner_model.inner_model.forge_objects.unet",
+            "process_cond(batch_size=x_in.shape[0], device=x_in.device, area=area)",
+            "conds[0].concat(conds[1:])",
+            "c1[k].can_concat(c2[k])",
+            "c['control_model'] = control",
+            "transformer_options['cond_mark']",
+            "transformer_options['sigmas'] = timestep",
+            "transformer_options['cond_indices'], transformer_options['uncond_indices']",
+        ),
+        "backend/modules/k_model.py": ("self.predictor", "self.diffusion_model = model"),
+        "backend/modules/k_prediction.py": ("self.register_buffer('sigmas'", "self.prediction_type"),
+        "backend/diffusion_engine/sdxl.py": (
+            "self.embedder = Timestep(256)",
+            "self.embedder(torch.Tensor([crop_h])), self.embedder(torch.Tensor([crop_w]))",
+            "self.text_processing_engine_l",
+        ),
+        "backend/diffusion_engine/sd15.py": ("self.is_sd1 = True", "self.text_processing_engine ="),
+        "backend/nn/unet.py": ("self.heads = heads", "self.to_q = ", "self.to_k = ", "self.attn2 = "),
+        "backend/patcher/unet.py": ("self.controlnet_linked_list = None",),
+        "backend/patcher/controlnet.py": (
+            "x_noisy.shape[0] != self.cond_hint.shape[0]",
+            "self.cond_hint_original",
+            "self.previous_controlnet",
+            "self.control_input = None",
+            "cnet.advanced_mask_weighting",
+            "cnet.advanced_frame_weighting",
+        ),
+        "modules/sd_samplers_cfg_denoiser.py": ("fake_sigmas[sigma.round().long()", "sampling_function(self, denoiser_params=denoiser_params"),
+        "modules/sd_samplers_common.py": ("cfg_denoiser.update_inner_model()",),
+        "modules/processing.py": ("self.sd_model.forge_objects = self.sd_model.forge_objects_after_applying_lora.shallow_copy()",),
+        "modules/gradio_extensions.py": ("kwargs['js'] = kwargs['_js']",),
+    },
+    "CLASSIC_ROOT": {
+        "ldm_patched/modules/samplers.py": (CALLED, "c['control_model'] = control", "transformer_options['cond_mark']"),
+        "modules_forge/forge_sampler.py": (MODIFIED, ASKED, "self.inner_model.inner_model.forge_objects.unet.model"),
+        "ldm_patched/modules/model_base.py": ("self.model_sampling = ",),
+        "ldm_patched/ldm/modules/attention.py": ("self.heads = heads", "self.to_q = ", "self.to_k = ", "self.attn2 = "),
+        "modules_forge/forge_loader.py": ("sd_model.model.diffusion_model = forge_objects.unet.model.diffusion_model",),
+        "modules/sd_samplers_cfg_denoiser.py": ("fake_sigmas[sigma.round().long()", "forge_sampler.forge_sample(self"),
+        "modules/sd_samplers_common.py": ("cfg_denoiser.update_inner_model()",),
+    },
+    "REFORGE_ROOT": {
+        "ldm_patched/modules/samplers.py": (CALLED, "v.size()", "transformer_options['cond_or_uncond']"),
+        "modules_forge/forge_sampler.py": (ASKED,),
+        "ldm_patched/modules/model_base.py": ("self.model_sampling = ",),
+        "modules/sd_samplers_cfg_denoiser.py": (
+            "fake_sigmas[sigma.round().long()",
+            "model_options = self.inner_model.inner_model.forge_objects.unet.model_options",
+            "model, x, sigma, uncond_patched, cond_patched, cond_scale, model_options, seed = modifier(model, x, sigma, uncond_patched, cond_patched,",
+        ),
+        "modules/sd_samplers_common.py": ("cfg_denoiser.update_inner_model()",),
+    },
+}
+
+# What of `contract.py` is another one there: file -> names, each with its parameters.
+OTHERS = {
+    "modules/images.py": {"resize_image": "resize_mode im width height upscaler_name force_RGBA"},
+    "modules/prompt_parser.py": {"SdConditioning.__init__": "self prompts is_negative_prompt width height copy_from distilled_cfg_scale"},
+    "modules/scripts.py": {"PostprocessImageArgs.__init__": "self image index"},
+    "modules/sd_samplers_common.py": {"apply_refiner": "cfg_denoiser x"},
+}
+# And what is not asked for: 1.10.1's alone, or written in another way (an attribute of the class, a class factory).
+NOT_ASKED = {"modules/ui_components.py": ("InputAccordion.__init__",), "modules/sd_models.py": ("reload_model_weights",)}

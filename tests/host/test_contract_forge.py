@@ -1,0 +1,92 @@
+"""The double of Forge's seam and the real hosts of that family agree on everything that the adapter touches."""
+
+from __future__ import annotations
+
+import ast
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.host import contract, contract_forge
+from tests.host.forge import backend
+from tests.host.sources import arguments, definitions, parameters
+
+ROOTS = {name: os.environ.get(name, "") for name in contract_forge.SIGNATURES}
+
+
+def cases(table):
+    """Every file of every root; those of a host that is not named are skipped, and say how to name it."""
+    for root, files in table.items():
+        missing = pytest.mark.skipif(not ROOTS[root], reason=f"set {root} to a checkout of that host to hold it to the contract")
+        yield from (pytest.param(root, file, marks=missing, id=f"{root} {file}") for file in files)
+
+
+@cache
+def tree(root, file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse((Path(ROOTS[root]) / file).read_text(encoding="utf8"))
+
+
+def found(root, file, name):
+    body = tree(root, file).body
+    for part in name.split("."):
+        made = definitions(body).get(part)
+        assert made is not None, f"{file} has no {name}"
+        body = getattr(made, "body", [])
+    return made
+
+
+@pytest.mark.parametrize(("root", "file"), cases(contract_forge.SIGNATURES))
+def test_the_host_has_the_functions(root, file):
+    for name, names in contract_forge.SIGNATURES[root][file].items():
+        assert arguments(found(root, file, name)) == names.split(), f"{file}: {name}"
+
+
+@pytest.mark.parametrize(("root", "file"), cases(contract_forge.LINES))
+def test_the_host_has_the_lines(root, file):
+    written = ast.unparse(tree(root, file))
+    for line in contract_forge.LINES[root][file]:
+        assert line in written, f"{file}: {line}"
+
+
+@pytest.mark.parametrize(("root", "file"), cases({"FORGE_ROOT": contract.SIGNATURES}))
+def test_forge_has_what_1_10_1_has(root, file):
+    for name, names in contract.SIGNATURES[file].items():
+        if name in contract_forge.NOT_ASKED.get(file, ()):
+            continue
+        wanted = contract_forge.OTHERS.get(file, {}).get(name, names)
+        assert arguments(found(root, file, name)) == wanted.split(), f"{file}: {name}"
+
+
+def test_the_double_has_the_functions():
+    for name in ("calc_cond_uncond_batch", "sampling_function", "sampling_prepare", "sampling_cleanup"):
+        wanted = contract_forge.SIGNATURES["FORGE_ROOT"]["backend/sampling/sampling_function.py"][name]
+        assert parameters(getattr(backend, name)) == wanted.split(), name
+    patcher = {"UnetPatcher." + name.partition(".")[2]: names for name, names in contract_forge.PATCHER.items()}
+    for name, names in (patcher | contract_forge.SIGNATURES["FORGE_ROOT"]["backend/modules/k_model.py"] | {"UnetPatcher.clone": "self"}).items():
+        owner, method = name.split(".")
+        assert parameters(getattr(getattr(backend, owner), method)) == names.split(), name
+
+
+def test_the_double_has_the_lines():
+    written = ast.unparse(ast.parse(Path(backend.__file__).read_text()))
+    for line in (contract_forge.MODIFIED, contract_forge.ASKED, "model_options['model_function_wrapper'](model.apply_model, {'input': "):
+        assert line in written, line
+
+
+def test_a_changed_host_is_noticed(tmp_path, monkeypatch):
+    file = tmp_path / "backend/sampling/sampling_function.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("def sampling_prepare(unet, x, more):\n    pass\n")
+    monkeypatch.setitem(ROOTS, "FORGE_ROOT", str(tmp_path))
+    tree.cache_clear()
+    try:
+        assert arguments(found("FORGE_ROOT", "backend/sampling/sampling_function.py", "sampling_prepare")) == ["unet", "x", "more"]
+        with pytest.raises(AssertionError, match="has no sampling_cleanup"):
+            found("FORGE_ROOT", "backend/sampling/sampling_function.py", "sampling_cleanup")
+    finally:
+        tree.cache_clear()
