@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from apt_ext.core.tiles.autoencoder import run_in_tiles
+from apt_ext.core.types import Deal
 
 __all__ = ["Autoencoder"]
 
@@ -19,13 +20,13 @@ TILE, HALO = 96, 16  # latent pixels, as in the WebUI
 
 
 @contextmanager
-def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int) -> Iterator[None]:
+def _tiled(half: nn.Module, factor: Fraction, tile: int, halo: int, deal: Deal) -> Iterator[None]:
     """Within the block, an encoder or a decoder works tile by tile, with the group normalisation of the whole picture."""
     before: Callable[[Tensor], Tensor] | None = half.__dict__.get("forward")
     forward: Callable[..., Tensor] = half.forward
 
     def run(x: Tensor, *more: Any) -> Tensor:
-        return run_in_tiles(half, lambda part: forward(part, *more), x, factor, tile=tile, halo=halo).to(x.dtype)
+        return run_in_tiles(half, lambda part: forward(part, *more), x, factor, tile=tile, halo=halo, deal=deal).to(x.dtype)
 
     half.__dict__["forward"] = run
     try:
@@ -65,10 +66,10 @@ class Autoencoder:
             vae.enable_tiling()
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor, device: torch.device) -> Tensor:
-        """(B, 3, H, W) RGB in -1..1 -> (B, C, h, w) float32: the means of the distributions, so that a picture has one latent."""
+    def encode(self, pixels: Tensor, device: torch.device, deal: Deal = map) -> Tensor:
+        """(B, 3, H, W) RGB in -1..1 -> (B, C, h, w) float32: the means of the distributions, so that a picture has one latent. `deal`: who runs the tiles."""
         x = pixels.to(device, self.vae.dtype)
-        with self._tiles(self.vae.encoder, Fraction(1, self.factor), TILE * self.factor, HALO * self.factor):
+        with self._tiles(self.vae.encoder, Fraction(1, self.factor), TILE * self.factor, HALO * self.factor, deal):
             z = self.vae.encode(x).latent_dist.mode().float()
         if self._moments is not None:
             mean, std = (value.to(z) for value in self._moments)
@@ -76,14 +77,14 @@ class Autoencoder:
         return (z - self._shift) * self._scale
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 3, H, W) float32 in -1..1."""
+    def decode(self, z: Tensor, deal: Deal = map) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W) float32 in -1..1. `deal`: who runs the tiles."""
         if self._moments is not None:
             mean, std = (value.to(z) for value in self._moments)
             z = z * std / self._scale + mean
         else:
             z = z / self._scale + self._shift
-        with self._tiles(self.vae.decoder, Fraction(self.factor), TILE, HALO):
+        with self._tiles(self.vae.decoder, Fraction(self.factor), TILE, HALO, deal):
             return self.vae.decode(z.to(self.vae.dtype)).sample.float().clamp_(-1, 1)
 
     @property

@@ -154,7 +154,7 @@ def upscale(
         outcome = run_job(model, source, job, shown=Shown(quiet=True, bar=steps), on_finished=lambda phase, z, count: last.append((phase, z)))
         made, complete = show(model, source, outcome.latent, job.scale, job.options.colour_fix), True
     except _Stopped:
-        outcome, made, complete = Outcome(source.latent, [], 0.0), _so_far(model, source, last), False
+        outcome, made, complete = Outcome(source.latent, [], 0.0, []), _so_far(model, source, last), False
     size = (round(source.pixels[0] * job.scale), round(source.pixels[1] * job.scale))
     made = outside(made if made.size == size else made.resize(size, Image.Resampling.LANCZOS), source, job.options.upscaler, model.device)
     report = report_of(model, job, source, outcome) | machine(model) | {"complete": complete}

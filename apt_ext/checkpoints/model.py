@@ -29,6 +29,7 @@ from apt_ext.checkpoints.window_words import WindowWords, seen_in
 from apt_ext.core.conditioning import ViewBatch, condition_views
 from apt_ext.core.hints import is_drawing, resized_hint, view_hints
 from apt_ext.core.plan import PhaseSetup
+from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.core.types import Denoiser, ModelFacts, Size, size_of
 from apt_ext.demo.wanted import Conditioned, Source
 
@@ -85,6 +86,7 @@ class Checkpoint:
         self.facts = ModelFacts(Size(side, side), multiple, float(self.sigmas[-1]), timestep, self.factor)
         self.smallest, self.first_size = math.ceil(side * side / 1.5), Size(side, side)
         self.prompts = family.network == "unet"
+        self.ranks: Ranks = ALONE
         self._words: dict[tuple[str, str], Any] = {}
         self.about: dict[str, Any] = {
             "name": name,
@@ -111,11 +113,11 @@ class Checkpoint:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, factor * h, factor * w) RGB in -1..1 -> (B, C, h, w) float32."""
-        return self.autoencoder.encode(pixels, self.device)
+        return self.autoencoder.encode(pixels, self.device, self.ranks.map)
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, factor * h, factor * w) in -1..1."""
-        return self.autoencoder.decode(z)
+        return self.autoencoder.decode(z, self.ranks.map)
 
     def infotext(self, job: PromptJob, pixels: tuple[int, int]) -> str:
         """See `infotext`."""

@@ -74,7 +74,7 @@ def seen_in(model: Any, job: PromptJob, source: Source, noise: Callable[..., Ten
     means = maps.means().get((0, job.prompt))
     if means is None:
         return None
-    masks = token_masks(means)
+    masks = next(model.ranks.map(token_masks, [means]))  # several processes have to see the same
     judged = [index for index, (word, of) in enumerate(zip(words, positions, strict=True)) if re.search(r"\w", word) and of and of[-1] < len(masks)]
     return Seen(words, judged, word_masks(masks, [positions[index] for index in judged])) if judged else None
 

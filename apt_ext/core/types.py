@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Around", "Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
+__all__ = ["Around", "Deal", "Denoiser", "ModelFacts", "Sampler", "Size", "size_of"]
+
+T = TypeVar("T")
 
 
 class Size(NamedTuple):
@@ -61,3 +63,11 @@ class ModelFacts(NamedTuple):
     sigma_max: float
     timestep: Callable[[float], float]
     factor: int = 8
+
+
+class Deal(Protocol):
+    """Who makes a network's calls: `map` makes them here, `Ranks.map` deals them out to several processes."""
+
+    def __call__(self, function: Callable[[T], Tensor], items: Sequence[T], /) -> Iterator[Tensor]:
+        """A network's call and what it is called with -> the results, in the order of the items."""
+        ...

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from apt_ext.core.conditioning import Condition, ViewBatch, condition_views
-from apt_ext.core.types import Denoiser
+from apt_ext.core.types import Deal, Denoiser
 
 __all__ = ["ViewCalls", "even_batches"]
 
@@ -38,13 +38,22 @@ class ViewCalls:
         batch: views in a model call (of B samples each). It changes memory and speed, not the picture but for rounding.
         condition: turns the model's other arguments into those of a call's views.
         on_views: told the number of views done after each call; may raise to interrupt.
+        deal: who makes the calls: this process, or several (`apt_ext.core.ranks`). The batches are cut before, so a view's companions, and with them
+            the last bits of its estimate, do not depend on how many processes there are.
 
     Attributes:
         batch: may be set anew between two calls of `estimates`, after an out-of-memory error, say.
     """
 
-    def __init__(self, model: Denoiser, batch: int = 8, condition: Condition = condition_views, on_views: Callable[[int], None] = _ignore):
-        self.model, self.batch, self.condition, self.on_views = model, batch, condition, on_views
+    def __init__(
+        self,
+        model: Denoiser,
+        batch: int = 8,
+        condition: Condition = condition_views,
+        on_views: Callable[[int], None] = _ignore,
+        deal: Deal = map,
+    ):
+        self.model, self.batch, self.condition, self.on_views, self.deal = model, batch, condition, on_views, deal
 
     def estimates(
         self, batches: Sequence[ViewBatch], gather: Callable[[ViewBatch], Tensor], sigma: Tensor, extra: Mapping[str, Any]
@@ -58,6 +67,11 @@ class ViewCalls:
         Yields:
             Each batch with its estimates, shaped and ordered as what the model saw, in the order of `batches`.
         """
+
+        def estimate(views: ViewBatch) -> Tensor:
+            return self.model(gather(views), views.repeat(sigma), **self.condition(extra, views))
+
+        made = self.deal(estimate, batches)
         for views in batches:
-            yield views, self.model(gather(views), views.repeat(sigma), **self.condition(extra, views))
+            yield views, next(made)
             self.on_views(views.count)

@@ -102,6 +102,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("upscale", help="enlarge picture files")
     one.add_argument("image", nargs="+", help="picture files, or folders of them")
+    one.add_argument(
+        "--share", choices=("windows", "pictures"), default="windows", help="what several processes (torchrun) divide: each picture's windows, or pictures"
+    )
     _add_job(one, "photo")
 
     made = commands.add_parser("generate", help="let the model make a picture from a style and a seed, and enlarge it")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,9 @@ from PIL import Image
 
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.plan import demofusion_views
+from apt_ext.core.ranks.launch import Place, joined, own_device, place_of
+from apt_ext.core.ranks.ranks import Ranks
+from apt_ext.core.ranks.status import RankError, State, caused_by
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.arguments import job_from, make_parser
 from apt_ext.demo.autoencoder import FACTOR
@@ -23,7 +29,7 @@ from apt_ext.demo.comparing import command_demo
 from apt_ext.demo.enlarging import EMBEDDED, Kind, command_generate, command_upscale
 from apt_ext.demo.job import check_output, plan_for
 from apt_ext.demo.model import NATIVE, alphas_cumprod, choose_device, load_model
-from apt_ext.demo.output import Output
+from apt_ext.demo.output import Output, Unwritten
 from apt_ext.demo.sheet import samples_sheet
 from apt_ext.demo.wanted import Job
 from apt_ext.demo.world import make_scene, render
@@ -102,28 +108,66 @@ ONE_RESULT = ("upscale", "generate")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for input that cannot be used, 130 for Ctrl-C."""
+    """Run a command; returns the exit status: 0, 2 for input that cannot be used, 130 for Ctrl-C, 1 where another process failed or is gone.
+
+    Under torchrun every process runs it; the first one writes and talks.
+    """
+    try:
+        place = place_of(os.environ)
+        with _only_the_first_talks(place), joined(place) as ranks:
+            return _command(argv, place, ranks)
+    except ValueError as error:  # the processes did not find each other
+        print(f"apt_ext: {error}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _only_the_first_talks(place: Place) -> Iterator[None]:
+    if place.rank == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _command(argv: list[str] | None, place: Place, ranks: Ranks) -> int:
     args = make_parser().parse_args(argv)
+    args.ranks = ranks
     output: Output | None = None
     try:
-        if args.command == "plan":
-            command_plan(args)
-        else:
-            output = Output(args.out)
-            if output.file and args.command not in ONE_RESULT:
-                raise ValueError(f"{str(args.out)!r} is a file's name and {args.command} writes several; use a folder for -o")
-            COMMANDS[args.command](args, output)
+        with ranks.together():
+            if "device" in args:
+                args.device = own_device(args.device, place)
+            if args.command == "plan":
+                command_plan(args)
+            else:
+                writes = ranks.first or vars(args).get("share") == "pictures"
+                output = Output(args.out) if writes else Unwritten(args.out)
+                if output.file and args.command not in ONE_RESULT:
+                    raise ValueError(f"{str(args.out)!r} is a file's name and {args.command} writes several; use a folder for -o")
+                COMMANDS[args.command](args, output)
         return 0
-    except ValueError as error:
-        said, status = str(error), 2
-    except (OSError, ImportError) as error:
-        said, status = f"{error}; check the disk and the installation, then try again", 2
-    except (MemoryError, torch.OutOfMemoryError):
-        said, status = "the memory is used up; use a smaller --window-batch, scale or picture", 2
-    except KeyboardInterrupt:
-        written = output.written if output else []
-        said, status = f"stopped; {f'the last finished picture is {written[-1]}' if written else 'nothing was finished, so nothing was written'}", 130
+    except (Exception, KeyboardInterrupt) as error:
+        ranks.held = True  # a launcher ends all processes when one has ended; its signal must not cut the sentence off
+        said, status = _said(error, output.written if output else [], ranks)
     if output is not None and not output.written:
         output.discard_if_new()
     print(f"apt_ext: {said}", file=sys.stderr)
     return status
+
+
+def _said(error: BaseException, written: list[Path], ranks: Ranks) -> tuple[str, int]:
+    """The sentence and the exit status for what ended a command; what nobody foresaw is raised, where there are no others to tell."""
+    state, reason = caused_by(error)
+    finished = f"the last finished picture is {written[-1]}" if written else "nothing was finished, so nothing was written"
+    if isinstance(error, KeyboardInterrupt):
+        return f"stopped; {finished}", 130
+    if isinstance(error, ValueError):
+        return str(error), 2
+    if isinstance(error, (OSError, ImportError)):
+        return f"{error}; check the disk and the installation, then try again", 2
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (state == State.MEMORY and ranks.count > 1):
+        return "the memory is used up; use a smaller --window-batch, scale or picture", 2
+    if ranks.count == 1:
+        raise error
+    return f"{error if isinstance(error, RankError) else f'process {ranks.rank + 1} of {ranks.count} failed ({reason})'}; {finished}", 1

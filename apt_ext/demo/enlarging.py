@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
+from apt_ext.core.ranks.ideal import ideal_speedup
+from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.demo.arguments import job_from
 from apt_ext.demo.job import Outcome, Shown, check_output, peak_memory_mib, plan_job, plan_picture, run_job, seconds_per_view, show
 from apt_ext.demo.masks import outside
@@ -78,9 +80,13 @@ def announce(model: Model, source: Source, jobs: Mapping[str, BaseJob], title: s
         plan = plan_job(model, source, job)
         views = plan.evaluations
         sizes = ", ".join(f"{phase.size.columns * model.factor}x{phase.size.rows * model.factor}" for phase in plan.phases)
-        seconds = views * seconds_per_view(model, job, source)
+        faster = ideal_speedup(plan, model.ranks.count)
+        seconds = views * seconds_per_view(model, job, source) / faster
         took = f"about {seconds / 60:.0f} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"
         print(f"{title}{label}: {source.pixels[0]}x{source.pixels[1]} px to {sizes}, {views} window evaluations, {took}", file=sys.stderr)
+        if faster < 0.75 * model.ranks.count:
+            batch = job.options.window_batch
+            print(f"a window batch of {batch} makes {model.ranks.count} processes at best {faster:.1f} times as fast; use a smaller one", file=sys.stderr)
         if job.options.method == "accdiffusion" and not model.prompts:
             print("accdiffusion: with window interaction; words per window do not apply, since the embedded model has no prompts", file=sys.stderr)
 
@@ -95,6 +101,8 @@ def report_of(model: Model, job: BaseJob, source: Source, outcome: Outcome) -> d
         "phases": outcome.phases,
         "window_evaluations": sum(phase["window_evaluations"] for phase in outcome.phases),
         "seconds": round(outcome.seconds, 2),
+        "ranks": len(outcome.by_rank),
+        "evaluations_by_rank": outcome.by_rank,
     }
 
 
@@ -137,7 +145,8 @@ def enlarge_one(
             phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(model, job, image), profile))
 
     outcome = run_job(model, source, job, shown=shown, on_finished=save_phase)
-    image = outside(show(model, source, outcome.latent, job.scale, job.options.colour_fix), source, job.options.upscaler, model.device)
+    shown_whole = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
+    image = outside(shown_whole, source, job.options.upscaler, model.device, model.ranks.map)
     path = output.picture(name, _with_alpha(image, alpha), _text(model, job, image), profile)
     for phase in [] if keep else phases:
         output.remove(phase)
@@ -172,13 +181,17 @@ def _checked(name: str, job: BaseJob) -> Picture:
 
 
 def _finish(
-    args: argparse.Namespace, output: Output, model: Model, source: Source, job: BaseJob, stem: str, picture: Picture | None = None, bar: Any = None
+    args: argparse.Namespace, output: Output, model: Model, source: Source, job: BaseJob, name: str, picture: Picture | None = None, bar: Any = None
 ) -> str:
     """Enlarge one source, write its result and report, and say so: the line to show."""
-    name = output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
     outcome, _, path = enlarge_one(output, model, source, job, name, picture, shown=Shown(quiet=args.quiet, bar=bar), keep=args.keep_phases)
     output.report(_stem(name), report_of(model, job, source, outcome) | machine(model))
     return f"{path} ({outcome.seconds:.0f} s)"
+
+
+def _name(args: argparse.Namespace, output: Output, job: BaseJob, stem: str) -> str:
+    """Of a result."""
+    return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
 
 
 def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
@@ -186,11 +199,18 @@ def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
     device = choose_device(args.device)
     enlarger(job.options.upscaler, device)
     model = load_model(device=device)
+    model.ranks = _sharing(args)
     model.style_index(job.style)
     return model
 
 
 EMBEDDED = Kind(job_from, lambda args, job: (open_model(args, job), job), LIMITS, lambda args, source: source, lambda job: f"{job.style}_{job.seed}")
+
+
+def _sharing(args: argparse.Namespace) -> Ranks:
+    """The processes that a model's calls are dealt out to: where whole pictures are, each has its own calls for itself."""
+    ranks: Ranks = args.ranks
+    return ALONE if vars(args).get("share") == "pictures" else ranks
 
 
 def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
@@ -210,36 +230,45 @@ def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBED
     if output.file and output.file.resolve() == Path(files[0]).resolve():
         raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
     model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
     plan_picture(model, picture.rgb.size, job)
     say_limits(kind.limits)
     source = kind.prepare(args, from_picture(model, picture.rgb, job))
     announce(model, source, {job.options.method: job})
-    print(_finish(args, output, model, source, job, Path(files[0]).stem, picture))
+    print(_finish(args, output, model, source, job, _name(args, output, job, Path(files[0]).stem), picture))
 
 
 def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: Sequence[str], kind: Kind) -> None:
     if output.file:
         raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
     model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
     say_limits(kind.limits)
-    good: list[str] = []
-    views, bad = 0, list[str]()
+    good: dict[str, tuple[str, int]] = {}  # by file: the result's name, and its evaluations
+    bad, shared = list[str](), args.ranks if model.ranks is ALONE else ALONE
     for file in files:
         try:
-            views += plan_picture(model, _checked(file, job).rgb.size, job).evaluations
-            good.append(file)
+            views = plan_picture(model, _checked(file, job).rgb.size, job).evaluations
+            good[file] = _name(args, output, job, Path(file).stem), views
         except ValueError as error:
             bad.append(str(error))
             print(f"left out: {error}", file=sys.stderr)
-    minutes = views * seconds_per_view(model, job) / 60
-    print(f"{len(good)} pictures, {views} window evaluations, about {minutes:.1f} minutes", file=sys.stderr)
+    total = sum(views for _, views in good.values())
+    minutes = total * seconds_per_view(model, job) / 60 / args.ranks.count
+    print(f"{len(good)} pictures, {total} window evaluations, about {minutes:.1f} minutes", file=sys.stderr)
     started = time.perf_counter()
-    with tqdm(total=views, unit="window", disable=args.quiet, mininterval=0.3) as bar:
-        for file in good:
+    args.ranks.numbers(0)  # all have looked for free names before any is taken
+    own = list(good)[shared.rank :: shared.count]
+    with tqdm(total=sum(good[file][1] for file in own), unit="window", disable=args.quiet, mininterval=0.3) as bar:
+        for file in own:
             bar.set_description(Path(file).name[:40])
             picture = load_picture(file)
             source = kind.prepare(args, from_picture(model, picture.rgb, job))
-            bar.write(_finish(args, output, model, source, job, Path(file).stem, picture, bar), file=sys.stdout)
+            bar.write(_finish(args, output, model, source, job, good[file][0], picture, bar), file=sys.stdout)
+    args.ranks.numbers(0)
+    for file in good:
+        if file not in own:
+            print(output.folder / f"{good[file][0]}.png")
     print(f"{len(good)} of {len(files)} pictures in {time.perf_counter() - started:.0f} s")
     if bad:
         raise ValueError(f"{len(bad)} of {len(files)} pictures were left out; the first: {bad[0]}")
@@ -249,6 +278,7 @@ def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBE
     """Let the model make a picture, and enlarge it."""
     job = kind.job(args, "autumn")
     model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
     plan_picture(model, (model.first_size.columns * model.factor, model.first_size.rows * model.factor), job)
     say_limits(kind.limits)
     source = from_words(model, job)
@@ -256,4 +286,4 @@ def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBE
     first = show(model, source, source.latent, 1.0)
     output.picture(stem, first, _text(model, job, first))
     announce(model, source, {job.options.method: job})
-    print(_finish(args, output, model, source, job, stem))
+    print(_finish(args, output, model, source, job, _name(args, output, job, stem)))

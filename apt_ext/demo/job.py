@@ -61,11 +61,12 @@ class Shown(NamedTuple):
 
 @dataclass
 class Outcome:
-    """A finished job: its latent, one record per phase, and its seconds."""
+    """A finished job: its latent, one record per phase, its seconds, and how many views each of its processes evaluated."""
 
     latent: Tensor
     phases: list[dict[str, Any]]
     seconds: float
+    by_rank: list[int]
 
 
 def check_output(pixels: tuple[int, int], scale: float, most: int = MAX_OUTPUT) -> None:
@@ -180,12 +181,12 @@ def run_job(
         shown: the progress bars; none when left out.
         on_finished: told each finished phase, its latent and how many phases there are; it may save the picture as it stands.
     """
-    upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device))
+    upsample = through_pixels(model, source, enlarger(job.options.upscaler, model.device, model.ranks.map))
     plan = plan_job(model, source, job)
     bars = shown or Shown(quiet=True)
     own: tqdm[Any] | None = None
     records: list[dict[str, Any]] = []
-    views, started = 0, time.perf_counter()
+    views, own_views, started = 0, 0, time.perf_counter()
     phase_started = started
 
     def on_start(setup: PhaseSetup, start: PhaseStart) -> None:
@@ -203,6 +204,7 @@ def run_job(
             bar.update(count)
 
     def finished(setup: PhaseSetup, start: PhaseStart, latent: Tensor) -> None:
+        model.ranks.check_alike(latent)
         if own is not None:
             own.close()
         phase = setup.phase
@@ -227,9 +229,15 @@ def run_job(
 
     def sample(setup: PhaseSetup, start: PhaseStart) -> Tensor:
         made = conditioned(setup)
+
+        def denoiser(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            nonlocal own_views
+            own_views += x.shape[0] // len(start.z_up)
+            return made.denoiser(x, sigma, **extra)
+
         free = None if source.mask is None else free_at(source.mask, setup.phase.size).to(start.z_up)
         return sample_with(
-            ViewCalls(made.denoiser, job.options.window_batch, made.condition, on_views),
+            ViewCalls(denoiser, job.options.window_batch, made.condition, on_views, model.ranks.map),
             lambda phase: within(make_sampler(name, [stream(job.seed, PHASE_SAMPLER, phase.number)]), free, start.z_up),
             noise,
             model_calls=None if name in FREE_SAMPLERS else plan.calls,
@@ -243,7 +251,7 @@ def run_job(
     finally:
         if own is not None:
             own.close()
-    return Outcome(z, records, time.perf_counter() - started)
+    return Outcome(z, records, time.perf_counter() - started, model.ranks.numbers(own_views))
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from apt_ext.core.types import Sampler, Size
+from apt_ext.core.types import Deal, Sampler, Size
 from apt_ext.demo.pictures import to_picture
 from apt_ext.demo.upscalers import enlarger
 from apt_ext.demo.wanted import Source
@@ -48,15 +48,15 @@ def within(sampler: Sampler, free: Tensor | None, kept: Tensor) -> Sampler:
     return sample
 
 
-def outside(made: Image.Image, source: Source, upscaler: str, device: torch.device) -> Image.Image:
+def outside(made: Image.Image, source: Source, upscaler: str, device: torch.device, deal: Deal = map) -> Image.Image:
     """A result with the plain enlargement of its picture where a mask keeps it; the result itself where there is no mask.
 
     Args:
-        upscaler: see `enlarger`; Lanczos where it enlarges latents.
+        upscaler, deal: see `enlarger`; Lanczos where it enlarges latents.
     """
     if source.mask is None:
         return made
-    plain = enlarger(upscaler, device) or enlarger("lanczos", device)
+    plain = enlarger(upscaler, device, deal) or enlarger("lanczos", device)
     assert plain is not None
     own = to_picture(source.picture[0]).crop((0, 0, *source.pixels))
     mask = Image.fromarray((source.mask[0, 0] * 255).round().to(torch.uint8).cpu().numpy()).crop((0, 0, *source.pixels))

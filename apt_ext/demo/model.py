@@ -15,6 +15,7 @@ from torch import Tensor
 from apt_ext.core.borders import extend
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.plan import PhaseSetup
+from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.types import Denoiser, ModelFacts, Size
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder
@@ -54,6 +55,7 @@ class LeavesModel:
         self._shift, self._scale = shift.to(device)[:, None, None], scale.to(device)[:, None, None]
         self._wrapped = k_external().DiscreteVDDPMDenoiser(self._network, alphas_cumprod().to(device), quantize=False).to(device)
         self.about: dict[str, Any] = {}
+        self.ranks: Ranks = ALONE
         self.sigmas: Tensor = self._wrapped.sigmas.cpu()
         self.facts = ModelFacts(NATIVE, 1, float(self.sigmas[-1]), discrete_timestep(self.sigmas), FACTOR)
 
@@ -116,10 +118,9 @@ class LeavesModel:
         """(B, 4, h, w) latents -> (B, 3, 4h, 4w) RGB in -1..1. Large pictures go through in tiles."""
         return self._tiled(self.autoencoder.decoder, z * self._scale + self._shift, Fraction(FACTOR), 1).clamp_(-1, 1)
 
-    @staticmethod
-    def _tiled(part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
+    def _tiled(self, part: torch.nn.Module, x: Tensor, factor: Fraction, unit: int) -> Tensor:
         """Run the encoder or the decoder over tiles, with one set of normalisation statistics for all of them."""
-        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE)
+        return run_in_tiles(part, part, x, factor, tile=TILE * unit, halo=HALO * unit, side=PATCH, share=SHARE, deal=self.ranks.map)
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from apt_ext.demo.pictures import READ, WRITTEN, check_folder, save_picture, write_whole
 
-__all__ = ["Output"]
+__all__ = ["Output", "Unwritten"]
 
 
 LONGEST = 255 - len("_phase99of99.png") - len("_999")
@@ -37,9 +37,14 @@ class Output:
             raise ValueError(f"{str(place)!r} is of a format that is not written; use a name in {', '.join(WRITTEN)}, or a folder")
         self.file = place if place.suffix.lower() in WRITTEN and not place.is_dir() else None
         self.folder = place.parent if self.file else place
-        self._new = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
+        self.written, self._taken = list[Path](), set[str]()
+        self._new = self._opened()
+
+    def _opened(self) -> list[Path]:
+        """Make sure that the folder can be written to; the folders that are made for that."""
+        new = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
         check_folder(self.folder)
-        self.written = list[Path]()
+        return new
 
     def discard_if_new(self) -> None:
         """Take away the folders that were made for this command, where they are still empty."""
@@ -48,12 +53,13 @@ class Output:
                 folder.rmdir()
 
     def free_stem(self, stem: str) -> str:
-        """`stem`, cut to a length that can be stored; or stem_2, stem_3, ... where that is there already: no earlier result is overwritten."""
+        """`stem`, cut to a length that can be stored; or stem_2, stem_3, ... where that is there already or was given before: no result is overwritten."""
         stem = stem.encode()[:LONGEST].decode(errors="ignore")
         number, name = 1, stem
-        while (self.folder / f"{name}.png").exists():
+        while name in self._taken or (self.folder / f"{name}.png").exists():
             number += 1
             name = f"{stem}_{number}"
+        self._taken.add(name)
         return name
 
     def picture(self, name: str, image: Image.Image, text: Mapping[str, str] | None = None, profile: bytes | None = None) -> Path:
@@ -74,3 +80,19 @@ class Output:
         """Delete a file that this command wrote."""
         path.unlink()
         self.written.remove(path)
+
+
+class Unwritten(Output):
+    """The same names, and no files: for the processes of a job that leave the writing to another one."""
+
+    def _opened(self) -> list[Path]:
+        return []
+
+    def picture(self, name: str, image: Image.Image, text: Mapping[str, str] | None = None, profile: bytes | None = None) -> Path:
+        return self.folder / name
+
+    def report(self, name: str, values: Mapping[str, Any]) -> Path:
+        return self.folder / name
+
+    def remove(self, path: Path) -> None:
+        pass

@@ -48,7 +48,7 @@ def from_picture(model: Model, image: Image.Image, job: BaseJob | None = None) -
     if job is None or start == size:
         z = model.encode(picture)
     else:
-        larger = enlarger(job.options.upscaler, model.device) or enlarger("lanczos", model.device)
+        larger = enlarger(job.options.upscaler, model.device, model.ranks.map) or enlarger("lanczos", model.device)
         assert larger is not None
         z = model.encode(to_tensor(larger(to_picture(picture[0]), (start.columns * factor, start.rows * factor))))
     base = base_size(start, model.facts.window)
@@ -69,4 +69,5 @@ def from_words(model: Model, job: BaseJob, steps: int = 30, size: tuple[int, int
         z = make_sampler(job.schedule.sampler, [stream(job.seed, BASE_SAMPLER)])(
             made.denoiser, x.to(model.device), sigmas.to(model.device), extra_args=made.extra, callback=lambda info: None
         )
+    z = next(model.ranks.map(lambda latent: latent, [z]))  # all go on with the first one's
     return Source(z, z, (size[1] * model.factor, size[0] * model.factor), model.decode(z).cpu())

@@ -13,6 +13,7 @@ from torch import Tensor
 from apt_ext.core.clock import sampler_calls
 from apt_ext.core.conditioning import Condition, condition_views
 from apt_ext.core.plan import PhaseSetup
+from apt_ext.core.ranks.ranks import Ranks
 from apt_ext.core.types import Denoiser, ModelFacts, Size
 from apt_ext.options import Options, Schedule, has_residual
 
@@ -96,6 +97,7 @@ class Model(Protocol):
         first_size: (rows, columns) in latent pixels of a picture that it makes by itself.
         prompts: whether it understands words, so that windows can have their own.
         about: what a report says of it.
+        ranks: the processes that its calls are dealt out to; may be set before a job.
     """
 
     device: torch.device
@@ -107,6 +109,7 @@ class Model(Protocol):
     first_size: Size
     prompts: bool
     about: dict[str, Any]
+    ranks: Ranks
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, factor * h, factor * w) RGB in -1..1 -> (B, C, h, w) latents of about unit variance."""

@@ -10,6 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from apt_ext.core.types import Deal
 from apt_ext.core.windows import Window, gather_windows, place_windows
 
 __all__ = ["map_tiles"]
@@ -45,7 +46,7 @@ def _even_tiles(length: int, tile: int, halo: float) -> list[tuple[int, int]]:
     return [(k * (length - side) // (count - 1), side) for k in range(count)]
 
 
-def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction | int, *, tile: int, halo: int) -> Tensor:
+def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction | int, *, tile: int, halo: int, deal: Deal = map) -> Tensor:
     """Apply an encoder or a decoder tile by tile.
 
     Args:
@@ -54,6 +55,7 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction 
         factor: 8 for Stable Diffusion's decoder, Fraction(1, 8) for its encoder. x's sides times the factor are whole.
         tile: the longest side of a tile in x's pixels; a picture no larger is done at once.
         halo: overlap of neighbouring tiles in x's pixels. A third of it is thrown away on each side, in the middle the tiles fade into each other.
+        deal: who runs the function on them, see `ViewCalls`.
 
     Returns:
         (B, C', H * factor, W * factor), float32.
@@ -64,7 +66,7 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction 
     factor = Fraction(factor)
     size = (x.shape[-2], x.shape[-1])
     if max(size) <= tile:
-        return function(x).float()
+        return next(deal(function, [x])).float()
     if not 0 < halo <= tile // 2:
         raise ValueError(f"halo {halo} does not fit into tiles of {tile}; use 1 to {tile // 2}")
     step = factor.denominator
@@ -75,9 +77,13 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction 
     trim = int(halo * factor) // 3
     down, across = (_blends(axis, trim, max(1, int(halo * factor) - 2 * trim), x.device) for axis in spans)
     value: Tensor | None = None
-    for i, j in product(range(len(rows)), range(len(columns))):
-        (top, height), (left, width) = rows[i], columns[j]
-        out = function(gather_windows(x, [Window(top * step, left * step, height * step, width * step)])).float()
+
+    def run(place: tuple[int, int]) -> Tensor:
+        (top, height), (left, width) = rows[place[0]], columns[place[1]]
+        return function(gather_windows(x, [Window(top * step, left * step, height * step, width * step)])).float()
+
+    places = list(product(range(len(rows)), range(len(columns))))
+    for (i, j), out in zip(places, deal(run, places), strict=True):
         if value is None:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
         (top, height), (left, width) = spans[0][i], spans[1][j]
