@@ -75,7 +75,7 @@ def follows(made, plain, script):
     return [abs(np.corrcoef(small.ravel(), region.numpy().ravel())[0, 1]) for region in (script.map(*small.shape), repeated)]
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[str, list[tuple[float, ...]], list[tuple[float, ...]], list[float]]] = {
     "columns": ("Horizontal", [(0, 1)], [(0, 0.5, 1)], [0, 0.1]),
     "rows": ("Vertical", [(0, 0.5), (0.5, 1)], [(0, 0.3, 1), (0, 1)], [0, 0.1, 0]),
     "matrix": ("Horizontal", [(0, 0.6), (0.6, 1)], [(0, 0.5, 1), (0, 1)], [0.1, 0, 0]),
@@ -124,7 +124,7 @@ def test_what_reads_the_self_attention_of_the_whole_picture_is_refused_and_taken
     layer = hooks.listens_to_self_attention(host.model)
     told = []
 
-    class Guidance(hooks.Script):
+    class Guidance(hooks.Script):  # type: ignore[name-defined]
         name = "Self Attention Guidance"
         args_from, args_to = 1, 3
 
@@ -156,7 +156,7 @@ def test_regions_that_cannot_be_cut_are_refused(host, job_of_kind, hooks):
 
 
 def test_a_script_that_is_off_is_no_reason(host, run, hooks):
-    class Off(hooks.RegionalPrompter):
+    class Off(hooks.RegionalPrompter):  # type: ignore[name-defined]
         active = False
 
         def put(self, p):
