@@ -1,7 +1,5 @@
 """Other extensions' hooks on attention: what they go by is given to them, or the job is refused; what they leave on the model is taken off."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -77,7 +75,7 @@ def follows(made, plain, script):
     return [abs(np.corrcoef(small.ravel(), region.numpy().ravel())[0, 1]) for region in (script.map(*small.shape), repeated)]
 
 
-LAYOUTS: dict[str, Any] = {
+LAYOUTS: dict[str, tuple[str, list[tuple[float, ...]], list[tuple[float, ...]], list[float]]] = {
     "columns": ("Horizontal", [(0, 1)], [(0, 0.5, 1)], [0, 0.1]),
     "rows": ("Vertical", [(0, 0.5), (0.5, 1)], [(0, 0.3, 1), (0, 1)], [0, 0.1, 0]),
     "matrix": ("Horizontal", [(0, 0.6), (0.6, 1)], [(0, 0.5, 1), (0, 1)], [0.1, 0, 0]),
