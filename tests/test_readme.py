@@ -70,6 +70,5 @@ def test_a_clone_is_as_large_as_the_readme_says_and_its_data_are_compact():
     (said,) = re.findall(r"fetches (\d+) MB, .*: (\d+) MB are weights .*, (\d+) MB pictures .*, (\d+) MB\s+recordings", README)
     found = [megabytes(""), megabytes(".safetensors"), megabytes(".png", ".webp"), megabytes(".npz")]
     assert found == pytest.approx([int(value) for value in said], abs=1)
-    # Until the tables are measured on the next weights, both lie there; weights/NEXT.md says so.
-    assert [Path(name).name for name in sizes if name.endswith(".safetensors")] == ["leaves.safetensors", "next.safetensors"]
+    assert [Path(name).name for name in sizes if name.endswith(".safetensors")] == ["leaves.safetensors"]
     assert megabytes(".json") < 0.2
