@@ -35,6 +35,8 @@ def job_of(args: argparse.Namespace, style: str = "") -> PromptJob:
     """
     made = wanted_from(args)
     options = made.options if hasattr(args, "option_window_batch") else dataclasses.replace(made.options, window_batch=WINDOW_BATCH)
+    if args.region is not None:
+        options = dataclasses.replace(options, regions="\n".join(args.region))
     if getattr(args, "mask", None) is not None and options.reanchor == "auto":
         # What is kept outside the mask has statistics of its own, which must not move with the rest.
         options = dataclasses.replace(options, reanchor="off")

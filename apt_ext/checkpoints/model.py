@@ -145,8 +145,8 @@ class Checkpoint:
         extra: dict[str, Any] = {"prompt": self._sized(prompt, whole)}
         if negative is not None:
             extra["negative"] = self._sized(negative, whole)
-        own = job.options
-        words = None
+        own, words = job.options, None
+        self._check_regions(job)
         if source is not None and own.method == "accdiffusion" and own.word_threshold > 0 and self.prompts and is_plain(self.pipe, job.prompt):
             words = seen_in(self, job, source, self._noise, prompt)
 
@@ -154,11 +154,18 @@ class Checkpoint:
             condition: Condition = self._with_corners
             if setup is None or source is None:
                 return Conditioned(ready, extra, condition)
-            if words is not None:
+            if words is not None or own.parts():
                 condition = WindowWords(words, setup, job, lambda text: self.words(text, job.negative)[0]).condition(condition)
             return Conditioned(ready, extra, self._with_hints(condition, source, setup))
 
         return of
+
+    def _check_regions(self, job: PromptJob) -> None:
+        texts = [region.text for region in job.options.parts()]
+        if texts and not self.prompts:
+            raise ValueError(f"Regions {texts[0][:40]!r} have no place on {self.family.label}; leave them out, or use an SD 1.x, SD 2.x or SDXL checkpoint")
+        if texts and not is_plain(self.pipe, ", ".join([job.prompt, *texts])):
+            raise ValueError(f"Regions {texts[0][:40]!r} with the prompt have weights or more tokens than fit one prompt; shorten them")
 
     def _sized(self, rows: Mapping[str, Tensor], whole: tuple[int, int]) -> dict[str, Tensor]:
         """A prompt's rows with SDXL's sizes: that of the picture, of its upper left corner, and of the picture again."""

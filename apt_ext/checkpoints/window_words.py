@@ -21,11 +21,12 @@ from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.types import Size, size_of
 from apt_ext.core.upscale import enlarge
 from apt_ext.core.windows import Window
-from apt_ext.core.words import kept_words, token_masks, window_shares, word_masks
+from apt_ext.core.words import box_share, kept_words, token_masks, window_shares, word_masks
 from apt_ext.demo.wanted import Source
 
 __all__ = ["Seen", "WindowWords", "seen_in"]
 
+HALF = 0.5  # of the smaller of a window and a region
 TIMESTEPS = (701, 501, 301)  # where a picture's layout is decided
 
 
@@ -83,13 +84,15 @@ class WindowWords:
     """The prompts of a phase's local windows, all of them encoded before it begins.
 
     Args:
-        seen: where the words are. `setup`: the phase. `job`: whose prompt it is.
+        seen: where the words are, or None where every window keeps all of them. `setup`: the phase. `job`: whose prompt it is, and whose regions, whose
+            texts follow it in the windows that they have at least half in common with.
         encoded: text -> its rows.
     """
 
-    def __init__(self, seen: Seen, setup: PhaseSetup, job: PromptJob, encoded: Callable[[str], Mapping[str, Tensor]]):
+    def __init__(self, seen: Seen | None, setup: PhaseSetup, job: PromptJob, encoded: Callable[[str], Mapping[str, Tensor]]):
         self.seen, self.size, self.threshold, self.prompt, self.encoded = seen, setup.phase.size, setup.options.word_threshold, job.prompt, encoded
         self._kept: dict[Window, str] = {}
+        self._regions = setup.options.parts()
         run = job.schedule.steps - shortcut_start(job.schedule.steps, job.schedule.strength)
         for text in dict.fromkeys(self.text(window) for step in range(run) for window in setup.windows(step)):
             encoded(text)
@@ -97,11 +100,18 @@ class WindowWords:
     def text(self, window: Window) -> str:
         """What a window keeps of the prompt."""
         if window not in self._kept:
-            seen = self.seen
-            (kept,) = kept_words(window_shares(seen.masks, [window], self.size), self.threshold)
-            gone = set(seen.judged) - {seen.judged[index] for index in kept}
-            self._kept[window] = " ".join(word for index, word in enumerate(seen.words) if index not in gone) if gone else self.prompt
+            added = [region.text for region in self._regions if box_share(region[:4], window, self.size) >= HALF]
+            kept = self._own_words(window)
+            self._kept[window] = ", ".join(part for part in (kept.rstrip(" ,"), *added) if part) if added else kept
         return self._kept[window]
+
+    def _own_words(self, window: Window) -> str:
+        seen = self.seen
+        if seen is None:
+            return self.prompt
+        (kept,) = kept_words(window_shares(seen.masks, [window], self.size), self.threshold)
+        gone = set(seen.judged) - {seen.judged[index] for index in kept}
+        return " ".join(word for index, word in enumerate(seen.words) if index not in gone) if gone else self.prompt
 
     def condition(self, inner: Condition) -> Condition:
         """`inner`, after which every local window sees its own words."""

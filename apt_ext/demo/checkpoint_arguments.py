@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from apt_ext.options import settings
+
 __all__ = ["add_checkpoint", "check_checkpoint"]
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -16,6 +18,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, picture: bool) -> None:
     group.add_argument("--model", metavar="X", help="a diffusers folder, a .safetensors file, or a name on the Hugging Face hub; the embedded model")
     group.add_argument("--prompt", metavar="TEXT", help="what the picture shows")
     group.add_argument("--negative", metavar="TEXT", help="what it is not to show")
+    group.add_argument("--region", action="append", metavar="TEXT", help=settings()["regions"].help.replace("%", "%%"))
     group.add_argument("--config", metavar="X", help="for a single file: folder or hub name whose parts it is a checkpoint of; found by itself with a network")
     group.add_argument("--vae", metavar="X", help="another VAE: folder, .safetensors file or hub name")
     group.add_argument("--lora", action="append", metavar="FILE[:WEIGHT]", help="a LoRA file; may be given several times")
@@ -34,7 +37,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, picture: bool) -> None:
         group.add_argument("--size", metavar="WxH", help="of the picture that is made first; the checkpoint's own")
 
 
-NAMES = "prompt negative config vae lora dtype offload native prediction control control_image allow_pickle mask size".split()
+NAMES = "prompt negative config vae lora region dtype offload native prediction control control_image allow_pickle mask size".split()
 
 
 def check_checkpoint(args: argparse.Namespace) -> bool:

@@ -1,5 +1,7 @@
 """Prompts: plain, long and weighted; words per window by the UNet's cross-attention."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from apt_ext.checkpoints import packages, prompts
 from apt_ext.checkpoints.job import PromptJob
 from apt_ext.checkpoints.library import upscale
 from apt_ext.checkpoints.window_words import WindowWords, seen_in
+from apt_ext.core.windows import Window
+from apt_ext.demo.cli import main
 from apt_ext.demo.job import plan_job
 from apt_ext.demo.sources import from_picture
 from apt_ext.options import Options, Schedule
@@ -112,6 +116,24 @@ def test_words_per_window_change_the_picture_and_a_threshold_of_zero_does_not(op
         for c in (0.5, 0.0)
     ]
     assert (made[0] != made[1]).any()
+
+
+def test_a_region_s_text_follows_the_prompt_in_its_windows_and_carries_a_job(looking, opened, photo, capsys):
+    """The windows of the left half are told of the barn, and no others; the embedded model has no regions."""
+    model, job, _, _, plan = looking("sd1")
+    job = dataclasses.replace(job, options=Options(regions="0-50% x 0-100%: a red barn"))
+    setup = dataclasses.replace(plan.setups[-1], options=job.options)
+    words = WindowWords(None, setup, job, lambda text: model.words(text, "fog")[0])
+    assert words.text(Window(0, 0, 8, 8)) == words.text(Window(12, 2, 8, 8)) == f"{job.prompt}, a red barn"
+    assert words.text(Window(0, 10, 8, 8)) == job.prompt
+    barn, plain = (np.asarray(upscale(model, photo, prompt="a cat", scale=2, steps=8, **more).image) for more in ({"regions": job.options.regions}, {}))
+    assert (barn != plain).any()
+    with pytest.raises(ValueError, match="Regions 'a red barn' have no place on SD3"):
+        upscale(opened("sd3"), photo, scale=2, regions=job.options.regions)
+    with pytest.raises(ValueError, match="more tokens than fit one prompt"):
+        upscale(model, photo, prompt=LONG, scale=2, regions=job.options.regions)
+    assert main(["upscale", str(photo), "--region", "0-50% x 0-100%: a red barn"]) == 2
+    assert "--region needs a checkpoint" in capsys.readouterr().err
 
 
 def test_a_weighted_or_a_lone_word_stays_whole(looking):
