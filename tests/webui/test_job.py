@@ -241,7 +241,6 @@ BAD = [
     ("text", {"preset": "Best"}, {}, "preset 'Best'"),
     ("text", {"phases": "7"}, {}, "phase ratio 7"),
     ("text", ON, {"sampler_name": "dpm_fast"}, "'dpm_fast' chooses its own noise levels, where the skip residual cannot follow"),
-    ("text", ON, {"tiling": True}, "turn Tiling off"),
     ("text", ON, {"hr_sampler_name": "Use same sampler"}, "sampler 'Use same sampler' cannot be used"),
     ("text", ON, {"hr_scale": 0.5}, "is smaller than"),
     ("text", ON, {"denoising_strength": 0.0}, "leaves no step to run"),

@@ -96,12 +96,16 @@ def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before
         assert p.steps == own.steps
 
 
+TYPED = {"window": "128x64", "regions": "0-50% x 0-100%: snow"}
+
+
 def test_every_setting_that_changes_the_picture_has_an_axis(host, axes):
     wanted = {control.label: control for control in host.controls.CONTROLS if control.infotext}
     assert set(axes) == {"On", "Preset"} | set(wanted)
     for label, control in wanted.items():
         axis = axes[label]
-        other = not control.default if isinstance(control.default, bool) else next((one for one in control.choices if one != control.default), 0.5)
+        typed = TYPED.get(control.name, 0.5)
+        other = not control.default if isinstance(control.default, bool) else next((one for one in control.choices if one != control.default), typed)
         value = axis.type(str(other))
         assert value == other
         listed = axis.more["choices"]
@@ -110,6 +114,16 @@ def test_every_setting_that_changes_the_picture_has_an_axis(host, axes):
         axis.apply(p, value, [value])
         made = host.request.infotext(host.request.replaced(host.request.parse([]), host.axes.overrides_of(p)))
         assert made[control.infotext] == other
+
+
+def test_a_window_s_size_is_typed_into_the_plot_and_reaches_the_job(host, axes):
+    """The plot takes nothing but what an axis offers, where it offers something."""
+    axis = axes["Window"]
+    assert axis.more["choices"] is None
+    p = host.text_job({"enabled": True, "method": "multidiffusion"})
+    axis.apply(p, "128x64", ["128x64"])
+    host.run(p)
+    assert p.extra_generation_params["APT window"] == "128x64"
 
 
 @pytest.mark.parametrize(("axis", "text", "words"), [("On", "maybe", "On 'maybe' is neither true nor false"), ("Tiled VAE", "2", "Tiled VAE '2' is neither")])
@@ -223,10 +237,10 @@ def test_the_panel_says_how_long_it_takes_once_something_was_measured(host, job_
     assert (before["seconds"], before["memory"]) == (None, None)
     host.run(job_of_kind("picture", {"method": "multidiffusion"}, steps=8, denoising_strength=0.5))
     after = host.panel.plan(asked)
-    pace = host.pace.last_pace("sd1", 8)
+    pace = host.pace.last_pace("sd1", (8, 8))
     assert after["seconds"] == round(pace.seconds * after["evaluations"], 1)
     assert pace.seconds > 0
-    assert host.pace.last_pace("sdxl", 8) is None
+    assert host.pace.last_pace("sdxl", (8, 8)) is None
     assert before | {"seconds": after["seconds"]} == after
 
 

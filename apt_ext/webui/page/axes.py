@@ -66,6 +66,8 @@ def add_axes() -> None:
         if not control.infotext and control.name != "preset":
             continue  # it does not change the picture
         kind, offered = _kind(control), list(PRESETS if control.name == "preset" else control.choices)
+        if len(offered) == 1:
+            offered = []  # the plot takes nothing but what it offers; a window's size is typed
         listed = choices if control.name == "upscaler" else (lambda offered=offered: offered) if offered else (lambda: switches) if kind is _switch else None
         axes.append(axis(control.label, kind, of_controls.get(control.name) or _setter(control.name), listed))
     module.axis_options.extend(axes)
