@@ -1,17 +1,20 @@
-"""The guide's tables, made from the code that they describe: `python -m tests.guide` writes them into docs/webui.md."""
+"""The guide's tables and the translators' template, made from the code that they describe: `python -m tests.guide` writes them into docs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from apt_ext.options import PRESETS
-from apt_ext.webui.page.controls import CONTROLS, Control
+from apt_ext.webui.page.controls import CONTROLS, SCALE, STRENGTH, Control
 from apt_ext.webui.page.request import preset_host_values
 from bench.tables import put
 
-__all__ = ["GUIDE", "tables"]
+__all__ = ["GUIDE", "TEMPLATE", "tables", "template"]
 
 GUIDE = Path(__file__).parents[1] / "docs" / "webui.md"
+TEMPLATE = GUIDE.with_name("localization.json")
+OTHER_TEXTS = ("Strength", STRENGTH, "Settings", "APT", "APT upscale")
 OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's", "window": "or pixels such as 640x512"}
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
 
@@ -47,7 +50,15 @@ def tables() -> list[str]:
     return [_settings(), _presets()]
 
 
+def template() -> str:
+    """Every text of APT's on the page, as the host's `localizations` have them: text -> its translation, which is empty as yet."""
+    shown = [*(text for control in (SCALE, *CONTROLS) for text in (control.label, "" if isinstance(control.default, bool) else control.help)), *OTHER_TEXTS]
+    shown += [choice for control in CONTROLS for choice in control.choices]
+    return json.dumps({text: "" for text in shown if text}, indent=4, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
+    TEMPLATE.write_text(template())
     text = GUIDE.read_text()
     for table in tables():
         text = put(table, text)

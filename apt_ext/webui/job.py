@@ -18,10 +18,11 @@ from apt_ext.core.borders import NOWHERE
 from apt_ext.core.phases import Phase
 from apt_ext.core.types import Size, size_of
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.hosts.attention import check_hooks
 from apt_ext.webui.hosts.borders import check_seamless, seamless_axes
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import check_host, host
-from apt_ext.webui.hosts.extensions import HYPERTILE, hypertile_aside
+from apt_ext.webui.hosts.extensions import HYPERTILE, ended_on_failure, hypertile_aside
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.saving import rescue, save_phase
 from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, no_larger, picture_sizes_of, picture_start
@@ -39,6 +40,7 @@ __all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext",
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
 TAKEN_OVER = "APT did not run, for another extension has taken the sampling over (Tiled Diffusion, perhaps). Turn one of the two off."
 OTHER_TILES = "APT: another extension decodes and encodes in tiles of its own (Tiled VAE of Tiled Diffusion, perhaps), so APT's Tiled VAE stands back."
+COLOURS_KEPT = "APT: the colour fix takes brightness and colours from the given picture, so a ControlNet unit cannot change them; for that, set it to 0."
 
 
 def attach(p: Any, request: Request | Exception) -> None:
@@ -86,7 +88,7 @@ def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _init(p: Any, original: Callable[..., None], *args: Any, request: Request | Exception) -> None:
     """The host's `init`; then everything that can be refused is, before any sampling."""
-    with host().control_ended_on_failure(p):
+    with ended_on_failure(p), host().control_ended_on_failure(p):
         if isinstance(request, Exception):
             refuse(p, request)
         try:
@@ -115,6 +117,7 @@ def _check(p: Any, request: Request) -> None:
     job = job_of(p)
     assert job is not None
     job.around = seamless_axes(shared.sd_model, bool(p.tiling))
+    check_hooks(p, shared.sd_model, Job(request).words)
     if Job(request).words and (reason := host().words_refused()):
         raise ValueError(f"words per window cannot be told apart {reason}, or set words per window to 0")
     _choose_upscaler(p, request)
@@ -136,7 +139,7 @@ def _choose_upscaler(p: Any, request: Request) -> None:
 
 def _prepare(p: Any, request: Request) -> None:
     """Lay the job out once the host knows the sizes; tell the bar and the infotext."""
-    host().control_of(p)
+    control = host().control_of(p)
     job = job_of(p)
     assert job is not None
     check_seamless(p, job.around)
@@ -152,6 +155,8 @@ def _prepare(p: Any, request: Request) -> None:
         p.comment("APT: phases are saved where pictures are, and saving pictures is off (in the API: save_images), so none is kept.")
     if request.tiled_vae and vae.tiled_by_another(shared.sd_model):
         p.comment(OTHER_TILES)
+    if not hires and control.active and request.options.colour_fix > 0:
+        p.comment(COLOURS_KEPT)
     if not hires and start == target and no_larger(p, target):
         p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
 
@@ -216,7 +221,7 @@ def install(p: Any) -> None:
     def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
         sampler.__dict__.pop("sample_img2img", None)
         tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
-        with host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
+        with ended_on_failure(p), host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
             if hypertile:
                 p.comment(HYPERTILE)
             _write_infotext(p, job)
@@ -281,7 +286,8 @@ def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None
     if job is None or shared.state.interrupted:
         return original(samples, decoded_samples, *args)
     mode = p.latent_scale_mode
-    with host().control_ended_on_failure(p), vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around) as job.follow:
+    tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
+    with ended_on_failure(p), host().control_ended_on_failure(p), tiled as job.follow:
         job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.

@@ -109,7 +109,7 @@ FIELDS = {
         "Processed": "images infotexts",
         "StableDiffusionProcessing": "batch_size cfg_scale comments denoising_strength extra_generation_params firstpass_image firstpass_steps height is_api"
         " is_hr_pass iteration n_iter negative_prompts outpath_samples paste_to prompts refiner_checkpoint_info rng"
-        " sampler sampler_name sampler_noise_scheduler_override scheduler"
+        " sampler sampler_name sampler_noise_scheduler_override scheduler script_args"
         " scripts seed_resize_from_h seed_resize_from_w seeds steps subseed_strength subseeds tiling width",
         "StableDiffusionProcessingImg2Img": "image_mask init_images init_latent initial_noise_multiplier inpaint_full_res inpainting_fill mask"
         " nmask resize_mode",

@@ -161,6 +161,11 @@ class Control:
         self._p, self._network, self._units, self._alone = p, network, units, alone
         self._shows: list[Show] = []
 
+    @property
+    def active(self) -> bool:
+        """Whether there are any."""
+        return bool(self._units)
+
     def most(self, batch: int) -> int:
         """The views that a model call may hold, of those wanted."""
         return 1 if self._alone else batch

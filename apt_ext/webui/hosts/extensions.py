@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
+from modules import errors
 from torch import nn
 
 from apt_ext.webui.hosts.detect import host
 
-__all__ = ["HYPERTILE", "hypertile_aside", "idle"]
+__all__ = ["HYPERTILE", "ended_on_failure", "hypertile_aside", "idle"]
 
 HYPERTILE = "APT: Hypertile takes every window for a picture of the whole one's aspect, so inside the windows the U-Net works without it."
+# Whose hooks stay on the model until their script is told of the end of the job.
+HOOKED = ("Self Attention Guidance", "Kohya Hires.fix", "NegPiP", "Regional Prompter")
+ENDED = "apt_ended"  # on an error: those extensions have been told
 HYPERTILE_LAYER = "__webui_hypertile_params"  # on a layer of the UNet that Hypertile has in its hands
 
 
@@ -32,6 +37,23 @@ def hypertile_aside(model: Any) -> Iterator[bool]:
     finally:
         for layer in working:
             layer.enabled = True
+
+
+@contextmanager
+def ended_on_failure(p: Any) -> Iterator[None]:
+    """Where the block fails, let extensions that hang on the model end their part of the job: the host tells them of jobs alone that end well."""
+    try:
+        yield
+    except BaseException as error:
+        told, error.__dict__[ENDED] = ENDED in error.__dict__, True  # such blocks lie in each other
+        for script in () if told else getattr(getattr(p, "scripts", None), "alwayson_scripts", ()):
+            if script.title() in HOOKED:
+                try:
+                    args = p.script_args[script.args_from : script.args_to]
+                    script.postprocess(p, SimpleNamespace(images=[], infotexts=[], extra_generation_params={}), *args)
+                except Exception:
+                    errors.report(f"APT: {script.title()} could not be taken off the model", exc_info=True)
+        raise
 
 
 def idle(module: nn.Module, method: str = "forward") -> bool:

@@ -142,6 +142,11 @@ class ForgeControl:
         self._units = units
         self._shows: list[Show] = []
 
+    @property
+    def active(self) -> bool:
+        """See `Control`."""
+        return bool(self._units)
+
     def most(self, batch: int) -> int:
         """Its units take any number of views."""
         return batch

@@ -53,6 +53,11 @@ class Text:
 class Control(Protocol):
     """ControlNet's units in a pass; see `hosts.controlnet.Control`."""
 
+    @property
+    def active(self) -> bool:
+        """Whether there are any."""
+        ...
+
     def most(self, batch: int) -> int:
         """The views that a model call may hold, of those wanted."""
         ...

@@ -53,6 +53,10 @@ class LdmPatched(A1111):
         levels = sigma.expand(len(clean))
         unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
 
+    def words_refused(self) -> str | None:
+        """Classic has no old implementation."""
+        return super().words_refused() if hasattr(shared.opts, "use_old_emphasis_implementation") else None
+
     def control_of(self, p: Any) -> ForgeControl:
         """The host's own, linked to its UNet."""
         return control_of(shared.sd_model.forge_objects.unet)

@@ -12,7 +12,7 @@ import gradio as gr
 from apt_ext.options import PRESETS, Schedule, settings
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.page.access import KEY
-from apt_ext.webui.page.controls import CONTROLS, CUSTOM, Control, pasted
+from apt_ext.webui.page.controls import CONTROLS, CUSTOM, STRENGTH, Control, pasted
 from apt_ext.webui.page.request import preset_host_values, preset_values
 
 __all__ = ["build", "component", "paste_functions", "strength_slider", "wire_strength"]
@@ -78,8 +78,7 @@ def build(
 
 def strength_slider(elem_id: str) -> Any:
     """The host's denoising strength, once more where the presets are."""
-    text = "The denoising strength: 0.25 sharpens and adds texture, from about 0.4 small things turn into other things"
-    slider = gr.Slider(minimum=0.0, maximum=1.0, step=0.01, value=Schedule().strength, label="Strength", info=text, elem_id=elem_id)
+    slider = gr.Slider(minimum=0.0, maximum=1.0, step=0.01, value=Schedule().strength, label="Strength", info=STRENGTH, elem_id=elem_id)
     slider.do_not_save_to_config = True
     return slider
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from apt_ext.options import METHOD_BLUR, PRESETS, Options, infotext_key, settings
 
-__all__ = ["CONTROLS", "CUSTOM", "SCALE", "Control", "defaults", "pasted"]
+__all__ = ["CONTROLS", "CUSTOM", "SCALE", "STRENGTH", "Control", "defaults", "pasted"]
 
 CUSTOM = "Custom"
 HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
@@ -90,6 +90,7 @@ CONTROLS: tuple[Control, ...] = (
     _option("window"),
     _option("regions"),
 )
+STRENGTH = "The denoising strength: 0.25 sharpens and adds texture, from about 0.4 small things turn into other things"
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
 

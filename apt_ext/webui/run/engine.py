@@ -37,6 +37,7 @@ class PhaseRun:
         hold: low-pass guidance, or None.
         called: the coordinates that the host calls its model in; the sampler's own where left out.
         parts_of: see `Host.parts_of`.
+        on_call: told of every call of the host's model, before its views are evaluated.
 
     Attributes:
         counted: whether the views of the call under way count for the bar: not, where the host calls its model once more for the negative prompt.
@@ -53,9 +54,10 @@ class PhaseRun:
         hold: Hold | None = None,
         called: Coordinates | None = None,
         parts_of: Callable[[Any], Sequence[int | None] | None] = lambda model: None,
+        on_call: Callable[[], None] = lambda: None,
     ):
         self.coordinates, self.mixer, self.fuse, self.on_memory = coordinates, mixer, fuse, on_memory
-        self.prompts, self.hold = prompts, hold
+        self.prompts, self.hold, self.on_call = prompts, hold, on_call
         self.called, self.parts_of = called or coordinates, parts_of
         self.counted = True
         self.models: dict[int, FusedModel] = {}
@@ -94,6 +96,7 @@ class FusedModel:
         self._run.counted = parts is None or 0 in parts
         if self._run.prompts is not None:
             self._run.prompts.next_call(len(x), parts)
+        self._run.on_call()
         while True:
             try:
                 return self._run.called.estimate(self._engine, x, t, extra)

@@ -17,9 +17,11 @@ from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser, Size, size_of
 from apt_ext.core.upscale import PhaseStart, phase_hold, phase_residual, upscale
 from apt_ext.core.views import ViewCalls
+from apt_ext.webui.hosts.attention import hooks_of
 from apt_ext.webui.hosts.borders import views_with_borders
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.hosts.host import AtOnce
+from apt_ext.webui.hosts.views import ViewsShown
 from apt_ext.webui.latents.resizing import resized, resized_conditioning
 from apt_ext.webui.run.engine import PhaseRun, window_corners
 from apt_ext.webui.run.layout import Layout
@@ -157,8 +159,8 @@ class _Sampling:
 
     def __init__(self, run: Pass, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None):
         self.run, self.whole, self.args, self.steps, self.image_conditioning = run, whole, args, steps, image_conditioning
-        self.control = host().control_of(run.p)
-        self.batch = self.control.most(run.layout.plan.setups[0].options.window_batch)  # what memory has taught goes on to the next phase
+        self.control, self.hooks = host().control_of(run.p), hooks_of(run.p, shared.sd_model)
+        self.batch = self.hooks.most(self.control.most(run.layout.plan.setups[0].options.window_batch))  # what memory has taught goes on to the next phase
 
     def __call__(self, setup: PhaseSetup, start: PhaseStart) -> Tensor:
         """(B, C, H, W) clean latents at the phase's size."""
@@ -206,10 +208,11 @@ class _Sampling:
         corner, offset = host().crop_embedding(shared.sd_model), (int(shared.opts.sdxl_crop_top), int(shared.opts.sdxl_crop_left))
         corners = window_corners(corner, offset, arguments=host().arguments)
         prompts = _window_prompts(run, setup)
-        condition = borders(self.control.condition(prompts.condition(corners) if prompts else corners))
+        shown = ViewsShown(self.hooks.around)
+        condition = borders(shown.condition(self.control.condition(prompts.condition(corners) if prompts else corners)))
 
         def fuse(model: Denoiser) -> Any:
-            return setup.fuse(ViewCalls(model, self.batch, condition, on_views), lambda: clock.step)
+            return setup.fuse(ViewCalls(shown.model(model), self.batch, condition, on_views), lambda: clock.step)
 
         inside = PhaseRun(
             run.layout.coordinates,
@@ -220,6 +223,7 @@ class _Sampling:
             hold=hold,
             called=None if host().sampler_coordinates else SigmaCoordinates(),
             parts_of=host().parts_of,
+            on_call=self.hooks.begin,
         )
         return inside
 

@@ -33,9 +33,9 @@ def forged(model: Any) -> Any:
     return model
 
 
-def become_forge(host: Any, root: Any, monkeypatch: Any) -> None:
-    """Turn the double of 1.10.1 into Forge, for one test. `root`: an empty folder for its packages."""
-    (root / "backend").mkdir()
+def become_forge(host: Any, root: Any, monkeypatch: Any, package: str = "backend") -> None:
+    """Turn the double of 1.10.1 into Forge, for one test. `root`: an empty folder for its packages. `package`: the one that gives it away."""
+    (root / package).mkdir()
     detect = host.adapter("detect")
     monkeypatch.setattr(detect, "modules", SimpleNamespace(__path__=[str(root / "modules")]))
     detect.host.cache_clear()

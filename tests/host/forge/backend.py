@@ -27,7 +27,7 @@ class KModel(nn.Module):
         super().__init__()
         self.checkpoint = (model,)  # in a tuple, so that it is no part of this module
         self.diffusion_model = model.model.diffusion_model
-        self.predictor = Predictor(model.alphas_cumprod)
+        self.predictor = self.model_sampling = Predictor(model.alphas_cumprod)  # the latter for `ldm_patched`
         self.options = []
 
     def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006

@@ -24,15 +24,15 @@ def memory():
 
 @pytest.fixture
 def forge(host, tmp_path, monkeypatch):
-    """The double, as Forge from now on when called."""
-    return lambda: become_forge(host, tmp_path, monkeypatch)
+    """The double, as Forge from now on when called; `package` says which of its kin."""
+    return lambda package="backend": become_forge(host, tmp_path, monkeypatch, package)
 
 
 @pytest.fixture
 def on_both(host, forge, job_of_kind):
     """Job -> its pictures on 1.10.1, and its pictures on Forge."""
 
-    def run(kind, *args, **given):
+    def run(kind, *args, package="backend", **given):
         def once():
             host.model.calls.clear()
             p = job_of_kind(kind, *args, **given)
@@ -41,7 +41,7 @@ def on_both(host, forge, job_of_kind):
             return made, sum(shape[0] for shape in host.model.calls), p
 
         first = once()
-        forge()
+        forge(package)
         return first, once()
 
     return run
@@ -60,10 +60,12 @@ def nothing_left(host, samplers):
         assert not vars(objects.unet).keys() & {"apt_own"}
 
 
+@pytest.mark.parametrize("package", ["backend", "ldm_patched"])
 @pytest.mark.parametrize("kind", ["text", "picture"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_job_gives_the_picture_of_1_10_1_with_as_many_evaluations(host, samplers, on_both, kind, method):
-    (expected, rows, p), (made, forge_rows, q) = on_both(kind, {"method": method, "word_threshold": 0.5}, prompt=PROMPT.partition(" AND")[0], steps=6)
+def test_a_job_gives_the_picture_of_1_10_1_with_as_many_evaluations(host, samplers, on_both, kind, method, package):
+    given = {"prompt": PROMPT.partition(" AND")[0], "steps": 6, "package": package}
+    (expected, rows, p), (made, forge_rows, q) = on_both(kind, {"method": method, "word_threshold": 0.5}, **given)
     assert far(made[0], expected[0]) <= 1
     assert forge_rows == rows
     assert claims(q) == claims(p)
@@ -119,6 +121,16 @@ def test_memory_is_asked_for_by_what_the_views_need(host, forge, job_of_kind, mo
     host.run(job_of_kind("picture", {"window_batch": 2, "method": "multidiffusion"}, width=512, height=512))
     assert FREE.rows < whole
     assert max(shape[0] for shape in host.model.calls) == 4
+
+
+def test_neo_asks_the_clone_itself_for_memory(host, forge):
+    forge()
+    sampler = host.sd_samplers.create_sampler("euler", host.model)
+    run = SimpleNamespace(begin=lambda x, t: None, wrap=lambda model: model, end=lambda x, t, out: out)
+    at_once = host.adapter("host").AtOnce(3, (8, 8))
+    with host.adapter("forge_seam").fused_inside(sampler.model_wrap_cfg, run, at_once):
+        assert host.model.forge_objects.unet.memory_required([2, 4, 64, 48]) == 2 * 3 * 8 * 8
+    assert host.model.forge_objects.unet.memory_required([2, 4, 64, 48]) == 2 * 64 * 48
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])

@@ -282,3 +282,14 @@ def test_another_version_of_the_extension_is_refused_in_words(host, job_of_kind,
 def test_a_job_without_units_is_what_it_was(host, job_of_kind, run):
     made, _ = run("picture")
     assert far(made[0], plain(host, job_of_kind, "picture")[0]) == 0
+
+
+@pytest.mark.parametrize(("width", "kind", "said"), [(0.25, "picture", True), (4.0, "picture", True), (0.0, "picture", False), (0.25, "text", False)])
+def test_where_the_colour_fix_undoes_what_a_unit_does_to_brightness_that_is_said(host, job_of_kind, controlnet, width, kind, said):
+    p = job_of_kind(kind, ON | {"colour_fix": width})
+    controlnet.with_units(p, (blobs(), "ControlNet", {}))
+    host.run(p)
+    assert (host.job.COLOURS_KEPT in p.comments) == said
+    q = job_of_kind(kind, ON | {"colour_fix": width})
+    host.run(q)
+    assert host.job.COLOURS_KEPT not in q.comments

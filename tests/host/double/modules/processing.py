@@ -64,6 +64,7 @@ class StableDiffusionProcessing:
     denoising_strength: float = 0.6
     is_api: bool = False
     scripts: object = None
+    script_args: tuple = ()
     sampler: object = None
     paste_to: tuple = None
     is_hr_pass: bool = False
