@@ -89,6 +89,8 @@ def alike(ranks: Ranks, folder: Path) -> None:
             last = picture.to(memory_format=torch.channels_last)
             (kept, cut, number) = world.map(lambda x: x, [last, last[..., 1:3], torch.ones(())])
             assert kept.stride() == last.stride(), "sums over a tensor depend on its layout"
+            flags = next(world.map(lambda x: x > 0, [picture]))
+            assert torch.equal(flags, picture > 0)
             found["sum"] = kept.sum() + cut.sum() + number
         torch.save({"found": found, "calls": calls[0]}, folder / f"{count}_{world.rank}.pt")
 

@@ -14,7 +14,10 @@ __all__ = ["LENGTH", "RankError", "State", "Status", "caused_by", "made_from"]
 
 OutOfMemory: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch before 2.5 knows the latter alone
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DTYPES = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
 DEVICES = ("cpu", "cuda", "xpu", "mps")
 MOST_DIMS = 6
 _HEAD = struct.Struct(f"<{6 + 2 * MOST_DIMS}q")

@@ -1,0 +1,40 @@
+"""A checkpoint's picture by two processes is that of one, words per window and tiles included."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from apt_ext.demo.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("kind", "method"), [("sdxl", "accdiffusion")])
+def test_two_processes_make_the_file_of_one(checkpoints, photo, tmp_path, kind, method):
+    job = ["upscale", str(photo), "--model", str(checkpoints(kind)), "--scale", "2.5", "--steps", "8", "--quiet", "--window-batch", "1"]
+    job += ["--prompt", "a red cat, sleeping", "--negative", "fog", "--method", method, "-o"]
+    assert main([*job, str(tmp_path / "one")]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "apt_ext", *job, str(tmp_path / "two")]
+    made = [
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True) for rank in "01"
+    ]
+    try:
+        said = [process.communicate(timeout=200)[1] for process in made]
+    finally:
+        for process in made:
+            process.kill()
+    assert [process.returncode for process in made] == [0, 0], said
+    one, two = ({path.suffix: path for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one[".png"].read_bytes() == two[".png"].read_bytes()
+    report = json.loads(two[".json"].read_text())
+    assert report["ranks"] == 2
+    assert min(report["evaluations_by_rank"]) > 0.25 * report["window_evaluations"]
