@@ -117,7 +117,7 @@ def _check(p: Any, request: Request) -> None:
     job = job_of(p)
     assert job is not None
     job.around = seamless_axes(shared.sd_model, bool(p.tiling))
-    check_hooks(p, shared.sd_model, Job(request).words)
+    check_hooks(p, shared.sd_model, job.words, any(job.around))
     if Job(request).words and (reason := host().words_refused()):
         raise ValueError(f"words per window cannot be told apart {reason}, or set words per window to 0")
     _choose_upscaler(p, request)

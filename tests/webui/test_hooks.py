@@ -142,15 +142,16 @@ def test_what_reads_the_self_attention_of_the_whole_picture_is_refused_and_taken
 
 
 def test_regions_that_cannot_be_cut_are_refused(host, job_of_kind, hooks):
-    for mode, diff, asked, words in (
-        ("Prompt", None, PLAIN, "mode 'Prompt'"),
-        ("Prompt-Ex", None, PLAIN, "mode 'Prompt-Ex'"),
-        ("Horizontal", True, PLAIN, "in the attention of the whole picture"),
-        ("Horizontal", None, {**PLAIN, "method": "accdiffusion"}, "words per window to 0"),
+    for mode, diff, asked, tiling, words in (
+        ("Prompt", None, PLAIN, False, "mode 'Prompt'"),
+        ("Prompt-Ex", None, PLAIN, False, "mode 'Prompt-Ex'"),
+        ("Horizontal", True, PLAIN, False, "in the attention of the whole picture"),
+        ("Horizontal", None, {**PLAIN, "method": "accdiffusion"}, False, "words per window to 0"),
+        ("Horizontal", None, PLAIN, True, "round the border"),
     ):
         script = hooks.RegionalPrompter(host.model, mode)
         script.diff = diff
-        assert words in refused(host, job_of_kind, script, asked=asked)
+        assert words in refused(host, job_of_kind, script, asked=asked, tiling=tiling)
         assert script.ended == 1
         assert all("forward" not in vars(layer) for layer in hooks.layers(host.model))
 

@@ -57,8 +57,11 @@ def _regional(p: Any) -> Any:
     return script if getattr(script, "active", False) else None
 
 
-def check_hooks(p: Any, model: Any, words: bool) -> None:
-    """Make sure that what hangs on the model's attention can be given what it goes by. `words`: whether windows get prompts of their own.
+def check_hooks(p: Any, model: Any, words: bool, around: bool) -> None:
+    """Make sure that what hangs on the model's attention can be given what it goes by.
+
+    Args:
+        words: whether windows get prompts of their own. `around`: whether the picture is seamless.
 
     Raises:
         ValueError: where it needs the whole picture.
@@ -70,7 +73,7 @@ def check_hooks(p: Any, model: Any, words: bool) -> None:
     mode = str(getattr(script, "mode", ""))
     if "Pro" in mode or getattr(script, "diff", None):
         raise ValueError(REGIONS_FROM_ATTENTION.format(mode))
-    if script is not None and p.tiling:
+    if script is not None and around:
         raise ValueError(REGIONS_AND_TILING)
     if script is not None and words:
         raise ValueError(REGIONS_AND_WORDS)
