@@ -235,9 +235,15 @@ def test_without_hires_fix_the_api_says_so(webui):
         webui.txt2img(alwayson_scripts=apt())
 
 
-def test_pictures_that_tile_are_refused(webui):
-    with pytest.raises(Refused, match="Tiling"):
-        webui.hires(tiling=True, alwayson_scripts=apt())
+def test_the_sides_of_a_picture_with_tiling_meet(webui):
+    made = np.asarray(webui.hires(tiling=True, alwayson_scripts=apt()).picture().convert("RGB"), dtype=float)
+    steps = np.abs(made - np.roll(made, 1, 1)).mean((0, 2))
+    assert steps[0] <= steps[1:].max()
+
+
+def test_a_part_of_a_picture_with_tiling_is_refused(webui):
+    with pytest.raises(Refused, match="no longer meet"):
+        webui.hires(tiling=True, hr_resize_x=2 * SIDE, hr_resize_y=SIDE * 3 // 2, alwayson_scripts=apt())
 
 
 def _samplers():
