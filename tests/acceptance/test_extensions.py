@@ -1,5 +1,7 @@
 """Other people's extensions, asked of a running WebUI that has them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def far(one, other):
 
 
 # name, its arguments, what is asked of the job
-WORK = {
+WORK: dict[str, tuple[str, dict[int, Any], dict[str, Any]]] = {
     "NegPiP": ("negpip", {0: True}, {"prompt": "a leaf, (stone:-1.5)"}),
     "Regional Prompter": ("regional prompter", {0: True}, {"prompt": "a leaf BREAK a stone", "negative_prompt": "blurry BREAK dark"}),
     "Detail Daemon, both": ("detail daemon", {0: True, 1: True, 2: True, 3: "both", 7: 1.0}, {}),
