@@ -12,9 +12,10 @@ TORCH_INDEX ?=
 demo: $(VENV)/.demo
 	$(BIN)/python -m apt_ext demo $(if $(IMAGE),"$(IMAGE)") $(ARGS)
 
-# The whole suite with its branch coverage, or the part that ARGS names without: make test ARGS=tests/core
+# The whole suite with its branch coverage, a process for each core and a file for each process; or the part that ARGS names without:
+# make test ARGS=tests/core
 test: lint
-	$(BIN)/python -m pytest $(or $(ARGS),--cov --durations=15)
+	$(if $(ARGS),,OMP_NUM_THREADS=1 )$(BIN)/python -m pytest $(or $(ARGS),-n auto --dist loadfile --cov --durations=15)
 
 # Core and adapter with the versions that the WebUI pins, in an environment of its own (torch 2.1.2 brings 5 GB along).
 test-host-pins: $(VENV)-host-pins/.made
