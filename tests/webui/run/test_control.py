@@ -206,19 +206,19 @@ def hooked(host):
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
-@pytest.mark.parametrize("how", ["success", "interrupt", "error", "memory", "refusal", "wrong request"])
+@pytest.mark.parametrize("how", ["success", "seamless", "interrupt", "error", "memory", "refusal", "wrong request"])
 def test_the_next_ordinary_job_is_the_same_to_the_bit(host, job_of_kind, controlnet, kind, how):
     ordinary = job_of_kind(kind)
     ordinary.scripts = None
     before = host.run(ordinary)[0]
-    asked = {**PLAIN, "method": "no such"} if how == "wrong request" else PLAIN
-    p = job_of_kind(kind, asked, tiling=how == "refusal")
+    asked = {**PLAIN, **{"wrong request": {"method": "no such"}, "refusal": {"window": "33x33"}}.get(how, {})}
+    p = job_of_kind(kind, asked, tiling=how == "seamless")
     controlnet.with_units(p, (blobs(), "ControlNet", {}), (blobs(), "T2I_Adapter", {}))
     calls = []
 
     def trouble():
         calls.append(1)
-        if len(calls) < 8 or how in ("success", "refusal", "wrong request"):
+        if len(calls) < 8 or how in ("success", "seamless", "refusal", "wrong request"):
             return
         if how == "interrupt":
             host.shared.state.interrupted = True
@@ -228,10 +228,10 @@ def test_the_next_ordinary_job_is_the_same_to_the_bit(host, job_of_kind, control
             raise RuntimeError("CUDA out of memory")
 
     host.model.on_call = trouble
-    if how in ("success", "interrupt", "memory"):
+    if how in ("success", "seamless", "interrupt", "memory"):
         assert host.run(p)
     else:
-        with pytest.raises(ValueError, match=r"broken model|Tiling|no such"):
+        with pytest.raises(ValueError, match=r"broken model|does not fit|no such"):
             host.run(p)
     host.model.on_call = lambda: None
     assert not hooked(host)
