@@ -151,9 +151,11 @@ def test_outside_the_mask_the_picture_stays_the_plain_enlargement(run, photo, tm
 def test_ctrl_c_leaves_the_last_finished_phase(checkpoints, photo, tmp_path):
     out = tmp_path / "stopped"
     command = f"upscale {photo} --model {checkpoints('sd1')} --scale 8 --strength 1 --steps 12 --quiet -o {out}"
+    handled = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it, and the command would inherit that
     process = subprocess.Popen(
         [sys.executable, "-m", "apt_ext", *command.split()], cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
+    signal.signal(signal.SIGINT, handled)
     started = time.time()
     while not list(out.glob("*phase1of3.png")) and process.poll() is None and time.time() - started < 120:
         time.sleep(0.1)
