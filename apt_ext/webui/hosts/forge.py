@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 from modules import sd_models, shared
 from torch import Tensor, nn
 
-from apt_ext.webui.hosts.arguments import FLAT, Arguments
-from apt_ext.webui.hosts.forge_control import ForgeControl, control_of, options_of_call
-from apt_ext.webui.hosts.forge_seam import Called, fused_inside
-from apt_ext.webui.hosts.host import AtOnce, Run, Text
+from apt_ext.webui.hosts.forge_kin import ForgeKin
+from apt_ext.webui.hosts.host import Text
 
 __all__ = ["Forge"]
 
@@ -30,22 +27,16 @@ class _FirstCheckpoint:
         self._denoiser.model_wrap = None  # made anew for the loaded one
 
 
-class Forge:
+class Forge(ForgeKin):
     """See `hosts.host.Host`."""
 
     name = "Forge"
     script = "js"
-    sampler_coordinates = False
-    whole_timesteps = True
-    arguments: Arguments = FLAT
 
-    def inside(self, denoiser: Any, run: Run, at_once: AtOnce | None = None) -> AbstractContextManager[None]:
-        """See `Host`."""
-        return fused_inside(denoiser, run, at_once)
-
-    def parts_of(self, model: Called) -> Sequence[int | None]:
-        """The negative prompt may come first, alone or not at all."""
-        return model.parts
+    def levels(self, model: Any) -> Tensor:
+        """The predictor's."""
+        levels: Tensor = _predictor(model).sigmas
+        return levels
 
     def loaded(self) -> Any:
         """Before the first job there is a stand-in of the host's, which has no name."""
@@ -70,14 +61,9 @@ class Forge:
         kind = "SD3" if marks.get("is_sd3") else type(model).__name__
         raise ValueError(f"{kind} checkpoints are not supported yet; choose an SD 1.x, SD 2.x or SDXL checkpoint")
 
-    def noise_levels(self, sampler: Any) -> Tensor | None:
-        """The predictor's, for every sampler."""
-        levels: Tensor = _predictor(shared.sd_model).sigmas.detach().cpu()
-        return levels
-
     def alphas_cumprod(self, model: Any) -> Tensor:
         """As its samplers by timesteps make them."""
-        levels: Tensor = 1 / (_predictor(model).sigmas ** 2 + 1)
+        levels: Tensor = 1 / (self.levels(model) ** 2 + 1)
         return levels
 
     def crop_embedding(self, model: Any) -> Callable[[Tensor], Tensor] | None:
@@ -96,24 +82,10 @@ class Forge:
         network: nn.Module = model.forge_objects.unet.model.diffusion_model
         return network
 
-    def vae_halves(self, model: Any) -> dict[str, nn.Module]:
-        """It tiles by itself where memory asks for it."""
-        return {}
-
     def text(self, model: Any) -> Text:
         """SDXL has two encoders, which take a text apart alike."""
         engine = model.text_processing_engine_l if model.is_sdxl else model.text_processing_engine
         return Text(engine.process_texts, engine.tokenize, engine.embeddings.find_embedding_at_position)
-
-    def evaluate(self, model: Any, clean: Tensor, noise: Tensor, timestep: int, text: Any, image: Tensor) -> None:
-        """By the noise level."""
-        unet = model.forge_objects.unet
-        sigma = _predictor(model).sigmas[timestep].to(clean)
-        cond = {"c_crossattn": text["crossattn"], "y": text["vector"]} if isinstance(text, dict) else {"c_crossattn": text}
-        if image.shape[-2:] == clean.shape[-2:]:
-            cond["c_concat"] = image
-        levels = sigma.expand(len(clean))
-        unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
 
     def words_refused(self) -> str | None:
         """See `Host`."""
@@ -122,18 +94,6 @@ class Forge:
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""
         return _FirstCheckpoint(denoiser)
-
-    def control_of(self, p: Any) -> ForgeControl:
-        """The host's own, linked to its UNet."""
-        return control_of(shared.sd_model.forge_objects.unet)
-
-    def without_control(self, p: Any) -> AbstractContextManager[None]:
-        """`evaluate` does without."""
-        return nullcontext()
-
-    def control_ended_on_failure(self, p: Any) -> AbstractContextManager[None]:
-        """The host takes a clone of its UNet for every pass, so nothing is left."""
-        return nullcontext()
 
 
 def _predictor(model: Any) -> Any:

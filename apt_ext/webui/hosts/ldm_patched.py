@@ -2,73 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from modules import shared
-from torch import Tensor, nn
+from torch import Tensor
 
 from apt_ext.webui.hosts.a1111 import A1111
-from apt_ext.webui.hosts.arguments import FLAT, Arguments
-from apt_ext.webui.hosts.forge_control import ForgeControl, control_of, options_of_call
-from apt_ext.webui.hosts.forge_seam import Called, fused_inside
-from apt_ext.webui.hosts.host import AtOnce, Run
+from apt_ext.webui.hosts.forge_kin import ForgeKin
 
 __all__ = ["LdmPatched"]
 
 
-class LdmPatched(A1111):
+class LdmPatched(ForgeKin, A1111):
     """See `hosts.host.Host`."""
 
     name = "reForge or Forge Classic"
-    sampler_coordinates = False
-    whole_timesteps = True
-    arguments: Arguments = FLAT
 
-    def inside(self, denoiser: Any, run: Run, at_once: AtOnce | None = None) -> AbstractContextManager[None]:
-        """See `Host`."""
-        return fused_inside(denoiser, run, at_once)
-
-    def parts_of(self, model: Called) -> Sequence[int | None] | None:
-        """The negative prompt may come first, alone or not at all."""
-        return model.parts
-
-    def noise_levels(self, sampler: Any) -> Tensor | None:
-        """The model's own, for every sampler."""
-        levels: Tensor = _sampling(shared.sd_model).sigmas.detach().cpu()
+    def levels(self, model: Any) -> Tensor:
+        """The model's own."""
+        levels: Tensor = model.forge_objects.unet.model.model_sampling.sigmas
         return levels
-
-    def vae_halves(self, model: Any) -> dict[str, nn.Module]:
-        """It tiles by itself where memory asks for it."""
-        return {}
-
-    def evaluate(self, model: Any, clean: Tensor, noise: Tensor, timestep: int, text: Any, image: Tensor) -> None:
-        """By the noise level."""
-        unet = model.forge_objects.unet
-        sigma = _sampling(model).sigmas[timestep].to(clean)
-        cond = {"c_crossattn": text["crossattn"], "y": text["vector"]} if isinstance(text, dict) else {"c_crossattn": text}
-        if image.shape[-2:] == clean.shape[-2:]:
-            cond["c_concat"] = image
-        levels = sigma.expand(len(clean))
-        unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
 
     def words_refused(self) -> str | None:
         """Classic has no old implementation."""
         return super().words_refused() if hasattr(shared.opts, "use_old_emphasis_implementation") else None
-
-    def control_of(self, p: Any) -> ForgeControl:
-        """The host's own, linked to its UNet."""
-        return control_of(shared.sd_model.forge_objects.unet)
-
-    def without_control(self, p: Any) -> AbstractContextManager[None]:
-        """`evaluate` does without."""
-        return nullcontext()
-
-    def control_ended_on_failure(self, p: Any) -> AbstractContextManager[None]:
-        """The host takes a clone of its UNet for every pass, so nothing is left."""
-        return nullcontext()
-
-
-def _sampling(model: Any) -> Any:
-    return model.forge_objects.unet.model.model_sampling

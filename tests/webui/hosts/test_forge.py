@@ -164,7 +164,7 @@ def test_however_a_job_ends_the_host_has_its_own_again(host, samplers, forge, jo
 
 def test_what_stands_inside_is_taken_out_again_and_another_extensions_stays(host, forge):
     forge()
-    hosts = host.adapter("forge")
+    hosts = host.adapter("forge_seam")
     objects, seen = host.model.forge_objects, []
 
     def theirs(apply, args):
@@ -326,7 +326,7 @@ def test_a_copy_of_the_units_list_of_options_copies_no_engine(host, forge):
     forge()
     sampler = host.sd_samplers.create_sampler("euler", host.model)
     run = SimpleNamespace(begin=lambda x, t: None, wrap=lambda model: model, end=lambda x, t, out: out)
-    with host.adapter("forge").fused_inside(sampler.model_wrap_cfg, run):
+    with host.adapter("forge_seam").fused_inside(sampler.model_wrap_cfg, run):
         unet = host.model.forge_objects.unet
         copied = unet.clone()
         assert isinstance(copied, UnetPatcher)

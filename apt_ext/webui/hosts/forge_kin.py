@@ -1,0 +1,68 @@
+"""What Forge and its kin have in common, whichever of the two packages they have: the engine before the model of a clone of `forge_objects.unet`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from modules import shared
+from torch import Tensor, nn
+
+from apt_ext.webui.hosts.arguments import FLAT, Arguments
+from apt_ext.webui.hosts.forge_control import ForgeControl, control_of, options_of_call
+from apt_ext.webui.hosts.forge_seam import Called, fused_inside
+from apt_ext.webui.hosts.host import AtOnce, Run
+
+__all__ = ["ForgeKin"]
+
+
+class ForgeKin:
+    """See `hosts.host.Host`."""
+
+    sampler_coordinates = False
+    whole_timesteps = True
+    arguments: Arguments = FLAT
+
+    def levels(self, model: Any) -> Tensor:
+        """Every noise level of a checkpoint, ascending."""
+        raise NotImplementedError
+
+    def inside(self, denoiser: Any, run: Run, at_once: AtOnce | None = None) -> AbstractContextManager[None]:
+        """See `Host`."""
+        return fused_inside(denoiser, run, at_once)
+
+    def parts_of(self, model: Called) -> Sequence[int | None]:
+        """The negative prompt may come first, alone or not at all."""
+        return model.parts
+
+    def noise_levels(self, sampler: Any) -> Tensor | None:
+        """The checkpoint's, for every sampler."""
+        levels: Tensor = self.levels(shared.sd_model).detach().cpu()
+        return levels
+
+    def vae_halves(self, model: Any) -> dict[str, nn.Module]:
+        """It tiles by itself where memory asks for it."""
+        return {}
+
+    def evaluate(self, model: Any, clean: Tensor, noise: Tensor, timestep: int, text: Any, image: Tensor) -> None:
+        """By the noise level."""
+        unet = model.forge_objects.unet
+        sigma = self.levels(model)[timestep].to(clean)
+        cond = {"c_crossattn": text["crossattn"], "y": text["vector"]} if isinstance(text, dict) else {"c_crossattn": text}
+        if image.shape[-2:] == clean.shape[-2:]:
+            cond["c_concat"] = image
+        levels = sigma.expand(len(clean))
+        unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
+
+    def control_of(self, p: Any) -> ForgeControl:
+        """The host's own, linked to its UNet."""
+        return control_of(shared.sd_model.forge_objects.unet)
+
+    def without_control(self, p: Any) -> AbstractContextManager[None]:
+        """`evaluate` does without."""
+        return nullcontext()
+
+    def control_ended_on_failure(self, p: Any) -> AbstractContextManager[None]:
+        """The host takes a clone of its UNet for every pass, so nothing is left."""
+        return nullcontext()
