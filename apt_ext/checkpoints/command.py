@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apt_ext.checkpoints.families import FAMILIES
-from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob
+from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob, beside_mask
 from apt_ext.checkpoints.model import Checkpoint
 from apt_ext.checkpoints.opening import open_checkpoint
 from apt_ext.checkpoints.packages import quieten
@@ -37,9 +37,8 @@ def job_of(args: argparse.Namespace, style: str = "") -> PromptJob:
     options = made.options if hasattr(args, "option_window_batch") else dataclasses.replace(made.options, window_batch=WINDOW_BATCH)
     if args.region is not None:
         options = dataclasses.replace(options, regions="\n".join(args.region))
-    if getattr(args, "mask", None) is not None and options.reanchor == "auto":
-        # What is kept outside the mask has statistics of its own, which must not move with the rest.
-        options = dataclasses.replace(options, reanchor="off")
+    if getattr(args, "mask", None) is not None:
+        options = beside_mask(options)
     guidance = FAMILIES[0].guidance if args.guidance is None else args.guidance
     return PromptJob(args.scale, options, made.schedule, guidance, args.seed, args.guided_above, args.prompt or "", args.negative or "")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from apt_ext.checkpoints.command import mask_of
-from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob
+from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob, beside_mask
 from apt_ext.checkpoints.model import Checkpoint
 from apt_ext.core.phases import Phase
 from apt_ext.demo.enlarging import machine, report_of
@@ -89,9 +89,8 @@ def job_for(
     if unknown:
         raise ValueError(f"setting {unknown[0]!r} does not exist; use some of {', '.join([*names[Options], *names[Schedule]])}")
     chosen: dict[str, Any] = {"window_batch": WINDOW_BATCH, **{name: value for name, value in given.items() if name in names[Options]}}
-    if masked and chosen.get("reanchor", "auto") == "auto":
-        chosen["reanchor"] = "off"  # what is kept outside the mask has statistics of its own
     options = dataclasses.replace(own.options, **chosen)
+    options = beside_mask(options) if masked else options
     schedule = dataclasses.replace(own.schedule, **{name: value for name, value in given.items() if name in names[Schedule]})
     return PromptJob(scale, options, schedule, guidance, seed, guided_above, prompt, negative)
 

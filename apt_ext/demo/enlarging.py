@@ -213,6 +213,13 @@ def _sharing(args: argparse.Namespace) -> Ranks:
     return ALONE if vars(args).get("share") == "pictures" else ranks
 
 
+def _open(args: argparse.Namespace, kind: Kind, job: BaseJob) -> tuple[Model, BaseJob]:
+    """The model of a kind, which shares its calls as the arguments say, and the job on it."""
+    model, job = kind.open(args, job)
+    model.ranks = _sharing(args)
+    return model, job
+
+
 def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
     """Enlarge a picture, or several, one after the other.
 
@@ -229,8 +236,7 @@ def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBED
         raise ValueError(f"{str(output.file)!r} cannot hold the transparency of {files[0]!r}; use a .png or .webp name")
     if output.file and output.file.resolve() == Path(files[0]).resolve():
         raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
-    model, job = kind.open(args, job)
-    model.ranks = _sharing(args)
+    model, job = _open(args, kind, job)
     plan_picture(model, picture.rgb.size, job)
     say_limits(kind.limits)
     source = kind.prepare(args, from_picture(model, picture.rgb, job))
@@ -241,8 +247,7 @@ def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBED
 def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: Sequence[str], kind: Kind) -> None:
     if output.file:
         raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
-    model, job = kind.open(args, job)
-    model.ranks = _sharing(args)
+    model, job = _open(args, kind, job)
     say_limits(kind.limits)
     good: dict[str, tuple[str, int]] = {}  # by file: the result's name, and its evaluations
     bad, shared = list[str](), args.ranks if model.ranks is ALONE else ALONE
@@ -277,8 +282,7 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: 
 def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
     """Let the model make a picture, and enlarge it."""
     job = kind.job(args, "autumn")
-    model, job = kind.open(args, job)
-    model.ranks = _sharing(args)
+    model, job = _open(args, kind, job)
     plan_picture(model, (model.first_size.columns * model.factor, model.first_size.rows * model.factor), job)
     say_limits(kind.limits)
     source = from_words(model, job)
