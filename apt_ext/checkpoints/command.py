@@ -18,7 +18,7 @@ from apt_ext.checkpoints.opening import open_checkpoint
 from apt_ext.checkpoints.packages import quieten
 from apt_ext.core.types import Size
 from apt_ext.demo.arguments import wanted_from
-from apt_ext.demo.enlarging import Kind
+from apt_ext.demo.commands import Kind
 from apt_ext.demo.model import choose_device
 from apt_ext.demo.pictures import load_picture, to_tensor
 from apt_ext.demo.upscalers import enlarger

@@ -25,8 +25,8 @@ from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.arguments import job_from, make_parser
 from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.checkpoint_arguments import check_checkpoint
+from apt_ext.demo.commands import EMBEDDED, Kind, command_generate, command_upscale
 from apt_ext.demo.comparing import command_demo
-from apt_ext.demo.enlarging import EMBEDDED, Kind, command_generate, command_upscale
 from apt_ext.demo.job import check_output, plan_for
 from apt_ext.demo.model import NATIVE, alphas_cumprod, choose_device, load_model
 from apt_ext.demo.output import Output, Unwritten

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from apt_ext.demo.arguments import DEFAULT_PRESET, job_from, variants
-from apt_ext.demo.enlarging import announce, enlarge_one, machine, open_model, report_of, say_limits
+from apt_ext.demo.commands import open_model, say_limits
+from apt_ext.demo.enlarging import Order, announce, enlarge_one, machine, report_of
 from apt_ext.demo.job import Shown, check_output
 from apt_ext.demo.output import Output
 from apt_ext.demo.pictures import Picture, load_picture
@@ -92,7 +93,9 @@ def command_demo(args: argparse.Namespace, output: Output) -> None:
         shown = {"input": small.resize(size, Image.Resampling.NEAREST), "Lanczos": small.resize(size, Image.Resampling.LANCZOS)}
         for label, each in jobs.items():
             name = f"{subject.name}_{label.lower().replace(' ', '_')}"
-            outcome, shown[label], path = enlarge_one(output, model, source, each, name, subject.picture, shown=Shown(f"{subject.name}, {label} ", args.quiet))
+            outcome, shown[label], path = enlarge_one(
+                output, Order(model, source, each, name, subject.picture), shown=Shown(f"{subject.name}, {label} ", args.quiet)
+            )
             agreement = round(_agreement(shown[label], small), 2)
             made[f"{subject.name}, {label}"] = {**report_of(model, each, source, outcome), "file": path.name, "agreement_with_input_db": agreement}
         if subject.truth is not None:

@@ -1,12 +1,9 @@
-"""Enlarging pictures from the command line: what is said before, the files that are written, and many pictures one after the other."""
+"""One picture from the command line: what is said before, the files that are written, and the report."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,54 +11,20 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from apt_ext import __version__
 from apt_ext.core.phases import Phase
 from apt_ext.core.ranks.ideal import ideal_speedup
-from apt_ext.core.ranks.ranks import ALONE, Ranks
-from apt_ext.demo.arguments import job_from
-from apt_ext.demo.job import Outcome, Shown, check_output, peak_memory_mib, plan_job, plan_picture, run_job, seconds_per_view, show
+from apt_ext.demo.job import Outcome, Shown, peak_memory_mib, plan_job, run_job, seconds_per_view, show
 from apt_ext.demo.masks import outside
-from apt_ext.demo.model import LeavesModel, choose_device, load_model
 from apt_ext.demo.output import Output
-from apt_ext.demo.pictures import READ, WRITTEN, Picture, load_picture
-from apt_ext.demo.sources import from_picture, from_words
-from apt_ext.demo.upscalers import enlarger
-from apt_ext.demo.wanted import BaseJob, Job, Model, Source
+from apt_ext.demo.pictures import WRITTEN, Picture
+from apt_ext.demo.wanted import BaseJob, Model, Source
 
-__all__ = ["EMBEDDED", "Kind", "announce", "command_generate", "command_upscale", "enlarge_one", "machine", "open_model", "report_of", "say_limits"]
-
-LIMITS = (
-    "The embedded model is small: it sharpens edges and adds texture of the kind that it was trained on, but it does not know what your picture shows. "
-    "For real detail use the method with Stable Diffusion."
-)
+__all__ = ["Order", "announce", "enlarge_one", "file_text", "machine", "report_of", "stem_of"]
 
 
-def say_limits(limits: str = LIMITS) -> None:
-    """What to expect of a model."""
-    if limits:
-        print(limits, file=sys.stderr)
-
-
-class Kind(NamedTuple):
-    """A kind of model, for the command line.
-
-    Attributes:
-        job: arguments, the words to guide towards where they say nothing -> what is wanted. `open`: the model, once everything else that can be
-            refused has been, and what is wanted now that it is known. `limits`: what to expect of it, said on the error stream; or nothing.
-        prepare: what else a picture's job starts from (masks and the like), in the place of the source without it.
-        name: of a picture that the model makes by itself.
-    """
-
-    job: Callable[[argparse.Namespace, str], BaseJob]
-    open: Callable[[argparse.Namespace, Any], tuple[Model, BaseJob]]
-    limits: str
-    prepare: Callable[[argparse.Namespace, Source], Source]
-    name: Callable[[Any], str]
-
-
-def _text(model: Model, job: BaseJob, image: Image.Image) -> dict[str, str]:
+def file_text(model: Model, job: BaseJob, image: Image.Image) -> dict[str, str]:
     """What is written into a picture file, so that the job can be repeated from it."""
     return {"parameters": model.infotext(job, image.size), "Software": f"apt_ext {__version__}"}
 
@@ -113,181 +76,49 @@ def machine(model: Model) -> dict[str, Any]:
     return {"versions": versions, **({"model": model.about} if model.about else {}), "peak_memory_mib": None if memory is None else round(memory)}
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """A result's name without its format's ending, where it has one; a dot of its own stays."""
     return Path(name).stem if Path(name).suffix.lower() in WRITTEN else name
 
 
-def enlarge_one(
-    output: Output,
-    model: Model,
-    source: Source,
-    job: BaseJob,
-    name: str,
-    picture: Picture | None = None,
-    *,
-    shown: Shown,
-    keep: bool = False,
-) -> tuple[Outcome, Image.Image, Path]:
-    """One job with its pictures: each phase is on disk as soon as it is finished, until the result is.
+class Order(NamedTuple):
+    """One picture to make.
+
+    Attributes:
+        model, source, job: by what, from what, and what is wanted.
+        name: of the result, and of the phases. `picture`: where its transparency and colour profile come from.
+    """
+
+    model: Model
+    source: Source
+    job: BaseJob
+    name: str
+    picture: Picture | None = None
+
+
+def enlarge_one(output: Output, order: Order, *, shown: Shown, keep: bool = False) -> tuple[Outcome, Image.Image, Path]:
+    """One order with its pictures: each phase is on disk as soon as it is finished, until the result is.
 
     Args:
-        name: of the result, and of the phases. `picture`: where its transparency and colour profile come from.
         shown: the progress bars. `keep`: whether the phases stay.
     """
+    model, source, job, name, picture = order
     phases: list[Path] = []
-    alpha, profile = (picture.alpha, picture.profile) if picture else (None, None)
-    stem = _stem(name)
+    stem = stem_of(name)
+
+    def save(name: str, image: Image.Image) -> Path:
+        alpha, profile = (picture.alpha, picture.profile) if picture else (None, None)
+        return output.picture(name, _with_alpha(image, alpha), file_text(model, job, image), profile)
 
     def save_phase(phase: Phase, latent: Tensor, count: int) -> None:
         if phase.number < count:
             image = show(model, source, latent, phase.size.columns * model.factor / source.covered[0])
-            phases.append(output.picture(f"{stem}_phase{phase.number}of{count}", _with_alpha(image, alpha), _text(model, job, image), profile))
+            phases.append(save(f"{stem}_phase{phase.number}of{count}", image))
 
     outcome = run_job(model, source, job, shown=shown, on_finished=save_phase)
     shown_whole = show(model, source, outcome.latent, job.scale, job.options.colour_fix)
     image = outside(shown_whole, source, job.options.upscaler, model.device, model.ranks.map)
-    path = output.picture(name, _with_alpha(image, alpha), _text(model, job, image), profile)
+    path = save(name, image)
     for phase in [] if keep else phases:
         output.remove(phase)
     return outcome, image, path
-
-
-def _files(given: Sequence[str]) -> list[str]:
-    """The picture files that are meant: each as it is given, and what a folder holds."""
-    files: list[str] = []
-    for name in given:
-        if not os.path.isdir(name):  # unlike a Path, it answers for a name that cannot be looked up
-            files.append(name)
-            continue
-        inside = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in READ and path.is_file())
-        if not inside:
-            raise ValueError(f"folder {name!r} holds no picture; use PNG, JPEG, WebP, TIFF, BMP or GIF files")
-        files += inside
-    return files
-
-
-def _checked(name: str, job: BaseJob) -> Picture:
-    """A picture that can be enlarged; where it is the first of several, that is said.
-
-    Raises:
-        ValueError: where it cannot.
-    """
-    picture = load_picture(name)
-    check_output(picture.rgb.size, job.scale)
-    if picture.frames > 1:
-        print(f"{name}: the first of its {picture.frames} pictures is enlarged", file=sys.stderr)
-    return picture
-
-
-def _finish(
-    args: argparse.Namespace, output: Output, model: Model, source: Source, job: BaseJob, name: str, picture: Picture | None = None, bar: Any = None
-) -> str:
-    """Enlarge one source, write its result and report, and say so: the line to show."""
-    outcome, _, path = enlarge_one(output, model, source, job, name, picture, shown=Shown(quiet=args.quiet, bar=bar), keep=args.keep_phases)
-    output.report(_stem(name), report_of(model, job, source, outcome) | machine(model))
-    return f"{path} ({outcome.seconds:.0f} s)"
-
-
-def _name(args: argparse.Namespace, output: Output, job: BaseJob, stem: str) -> str:
-    """Of a result."""
-    return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
-
-
-def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
-    """The embedded model, once everything else that can be refused has been."""
-    device = choose_device(args.device)
-    enlarger(job.options.upscaler, device)
-    model = load_model(device=device)
-    model.ranks = _sharing(args)
-    model.style_index(job.style)
-    return model
-
-
-EMBEDDED = Kind(job_from, lambda args, job: (open_model(args, job), job), LIMITS, lambda args, source: source, lambda job: f"{job.style}_{job.seed}")
-
-
-def _sharing(args: argparse.Namespace) -> Ranks:
-    """The processes that a model's calls are dealt out to: where whole pictures are, each has its own calls for itself."""
-    ranks: Ranks = args.ranks
-    return ALONE if vars(args).get("share") == "pictures" else ranks
-
-
-def _open(args: argparse.Namespace, kind: Kind, job: BaseJob) -> tuple[Model, BaseJob]:
-    """The model of a kind, which shares its calls as the arguments say, and the job on it."""
-    model, job = kind.open(args, job)
-    model.ranks = _sharing(args)
-    return model, job
-
-
-def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
-    """Enlarge a picture, or several, one after the other.
-
-    Raises:
-        ValueError: where nothing can be made, or, at the end, where some of several pictures could not be.
-    """
-    job = kind.job(args, "photo")
-    files = _files(args.image)
-    if len(files) > 1:
-        _upscale_all(args, output, job, files, kind)
-        return
-    picture = _checked(files[0], job)
-    if picture.alpha is not None and output.file and WRITTEN[output.file.suffix.lower()] == "JPEG":
-        raise ValueError(f"{str(output.file)!r} cannot hold the transparency of {files[0]!r}; use a .png or .webp name")
-    if output.file and output.file.resolve() == Path(files[0]).resolve():
-        raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
-    model, job = _open(args, kind, job)
-    plan_picture(model, picture.rgb.size, job)
-    say_limits(kind.limits)
-    source = kind.prepare(args, from_picture(model, picture.rgb, job))
-    announce(model, source, {job.options.method: job})
-    print(_finish(args, output, model, source, job, _name(args, output, job, Path(files[0]).stem), picture))
-
-
-def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: Sequence[str], kind: Kind) -> None:
-    if output.file:
-        raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
-    model, job = _open(args, kind, job)
-    say_limits(kind.limits)
-    good: dict[str, tuple[str, int]] = {}  # by file: the result's name, and its evaluations
-    bad, shared = list[str](), args.ranks if model.ranks is ALONE else ALONE
-    for file in files:
-        try:
-            views = plan_picture(model, _checked(file, job).rgb.size, job).evaluations
-            good[file] = _name(args, output, job, Path(file).stem), views
-        except ValueError as error:
-            bad.append(str(error))
-            print(f"left out: {error}", file=sys.stderr)
-    total = sum(views for _, views in good.values())
-    minutes = total * seconds_per_view(model, job) / 60 / args.ranks.count
-    print(f"{len(good)} pictures, {total} window evaluations, about {minutes:.1f} minutes", file=sys.stderr)
-    started = time.perf_counter()
-    args.ranks.numbers(0)  # all have looked for free names before any is taken
-    own = list(good)[shared.rank :: shared.count]
-    with tqdm(total=sum(good[file][1] for file in own), unit="window", disable=args.quiet, mininterval=0.3) as bar:
-        for file in own:
-            bar.set_description(Path(file).name[:40])
-            picture = load_picture(file)
-            source = kind.prepare(args, from_picture(model, picture.rgb, job))
-            bar.write(_finish(args, output, model, source, job, good[file][0], picture, bar), file=sys.stdout)
-    args.ranks.numbers(0)
-    for file in good:
-        if file not in own:
-            print(output.folder / f"{good[file][0]}.png")
-    print(f"{len(good)} of {len(files)} pictures in {time.perf_counter() - started:.0f} s")
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(files)} pictures were left out; the first: {bad[0]}")
-
-
-def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
-    """Let the model make a picture, and enlarge it."""
-    job = kind.job(args, "autumn")
-    model, job = _open(args, kind, job)
-    plan_picture(model, (model.first_size.columns * model.factor, model.first_size.rows * model.factor), job)
-    say_limits(kind.limits)
-    source = from_words(model, job)
-    stem = output.free_stem(kind.name(job))
-    first = show(model, source, source.latent, 1.0)
-    output.picture(stem, first, _text(model, job, first))
-    announce(model, source, {job.options.method: job})
-    print(_finish(args, output, model, source, job, _name(args, output, job, stem)))
