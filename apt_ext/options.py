@@ -148,11 +148,6 @@ class Options:
         other="an upscaler's name",
     )
     skip_residual: bool = _setting(True, "Skip residual", "pull every step towards the picture that the phase began with (DemoFusion, AccDiffusion)")
-    hold: float = _setting(0.0, "Hold the picture", "how strongly the coarse shapes are held to the picture that the phase began with", least=0.0, most=1.0)
-    hold_until: float = _setting(0.3, "Hold until", "noise level at which the hold has faded out", least=0.01, most=20.0, slider=5.0)
-    hold_width: float = _setting(
-        0.25, "Hold width", "how coarse the held shapes are, in latent pixels of the smaller picture", least=0.05, most=4.0, slider=2.0
-    )
     colour_fix: float = _setting(
         0.25,
         "Colour fix",
@@ -237,7 +232,7 @@ class Preset:
 PUBLISHED_WINDOWS: dict[str, Any] = {"overlap": 0.5, "feather": 0.0, "border": "inside", "fill": "zero", "tolerance": 0.0}
 """How the base methods' own code lays and blends windows: half overlapping, all pixels alike, zeros beyond the border, both paths at every step."""
 
-BARE: dict[str, Any] = {"matching": 0.0, "gamma": 0.0, "upscaler": "latent", "skip_residual": True, "hold": 0.0, "colour_fix": 0.0}
+BARE: dict[str, Any] = {"matching": 0.0, "gamma": 0.0, "upscaler": "latent", "skip_residual": True, "colour_fix": 0.0}
 """The base methods without any part of APT."""
 
 PRESETS: dict[str, Preset] = {
@@ -290,7 +285,7 @@ def has_residual(options: Options) -> bool:
 
 
 def published(preset: Preset) -> Preset:
-    """The same job by the base method alone, without any part of APT: enlarged latents, no matching, nothing held, the plain schedule, every step.
+    """The same job by the base method alone, without any part of APT: enlarged latents, no matching, no colour fix, the plain schedule, every step.
 
     MultiDiffusion keeps its start in the middle of the schedule: it has no skip residual, so from full noise it would make another picture.
     """

@@ -27,7 +27,7 @@ from apt_ext.options import PRESETS, Options, Schedule, blur_std, preset_named, 
         ({"skip_residual": 1}, "Skip residual 1 is neither true nor false"),
         ({"upscaler": " "}, "Upscaler ' ' cannot be used; use one of lanczos, bicubic, latent, or an upscaler's name"),
         ({"upscaler": 4}, "Upscaler 4 cannot be used"),
-        ({"hold": 1.5}, "Hold the picture (hold) 1.5 is out of range; use a number from 0.0 to 1.0"),
+        ({"word_threshold": 1.5}, "Words per window (word_threshold) 1.5 is out of range; use a number from 0.0 to 1.0"),
         ({"colour_fix": -1.0}, "Colour fix -1.0 is out of range"),
         ({"window": 512}, "Window 512 cannot be used; use one of auto, or a width and a height in pixels such as '640x512'"),
         ({"window": "512x"}, "Window '512x' cannot be used; use one of auto"),
@@ -69,7 +69,7 @@ def test_lists_of_ratios_are_accepted_and_a_blur_is_in_times_the_methods_own():
     assert blur_std(Options(method="accdiffusion", blur=2.5)) == 2.0
 
 
-DIFFERENT = {"skip_residual": False, "upscaler": "bicubic", "hold": 0.5, "method": "accdiffusion", "steps": 7, "strength": 0.3, "spacing": "normal"}
+DIFFERENT = {"skip_residual": False, "upscaler": "bicubic", "matching": 0.5, "method": "accdiffusion", "steps": 7, "strength": 0.3, "spacing": "normal"}
 DIFFERENT |= {"sampler": "euler", "gamma": -0.5, "phases": "1.5,2", "border": "over", "fill": "zero", "reanchor": "off", "window": "96x48"}
 
 
@@ -121,7 +121,7 @@ def test_the_published_preset_is_demofusions_settings():
     preset = preset_named("published")
     options = preset.options
     assert (options.method, options.matching, options.upscaler) == ("demofusion", 0.0, "latent")
-    assert (options.overlap, options.tolerance, options.fill, options.feather, options.hold, options.colour_fix) == (0.5, 0.0, "zero", 0.0, 0.0, 0.0)
+    assert (options.overlap, options.tolerance, options.fill, options.feather, options.colour_fix) == (0.5, 0.0, "zero", 0.0, 0.0)
     assert published(preset) == preset
     assert preset.schedule == Schedule(50, 1.0, "euler", "normal")
 

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from apt_ext.core.clock import Clock
-from apt_ext.core.hold import Hold
 from apt_ext.core.types import Denoiser
 from apt_ext.core.weights import PathWeights
 
@@ -68,15 +67,12 @@ class PhaseDenoiser:
     Args:
         denoiser: the fused denoiser of the phase.
         mixer: the gate before it.
-        hold: low-pass guidance after it, or None.
     """
 
-    def __init__(self, denoiser: Denoiser, mixer: StepMixer, hold: Hold | None = None):
-        self.denoiser, self.mixer, self.hold = denoiser, mixer, hold
+    def __init__(self, denoiser: Denoiser, mixer: StepMixer):
+        self.denoiser, self.mixer = denoiser, mixer
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         """(B, C, H, W) the sampler's live tensor, changed at the first call of a step, and (B,) -> (B, C, H, W)."""
-        level = float(sigma.max())
-        self.mixer.begin(x, level)
-        estimate = self.denoiser(x, sigma, **extra)
-        return estimate if self.hold is None else self.hold(estimate, level)
+        self.mixer.begin(x, float(sigma.max()))
+        return self.denoiser(x, sigma, **extra)

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from apt_ext.core.borders import NOWHERE, interpolate
 from apt_ext.core.clock import Clock, LevelClock, StepClock
-from apt_ext.core.hold import Hold, hold_weight
 from apt_ext.core.phases import Phase
 from apt_ext.core.plan import PhaseSetup, Plan
 from apt_ext.core.residual import PhaseDenoiser, Residual, StepMixer
 from apt_ext.core.statistics import at_least_float32, match_statistics, reanchor, statistics_shift
-from apt_ext.core.types import Around, Sampler, Size, size_of
+from apt_ext.core.types import Around, Sampler, Size
 from apt_ext.core.views import ViewCalls
 from apt_ext.options import has_residual, reanchors
 
-__all__ = ["PhaseStart", "Sample", "enlarge", "phase_hold", "phase_residual", "sample_with", "start_phase", "upscale"]
+__all__ = ["PhaseStart", "Sample", "enlarge", "phase_residual", "sample_with", "start_phase", "upscale"]
 
 
 class PhaseStart(NamedTuple):
@@ -27,13 +26,11 @@ class PhaseStart(NamedTuple):
     Attributes:
         z_up: (B, C, H, W), its clean latent, matched.
         sigmas: (N + 1,), its noise levels.
-        shown: size of the latent that z_up was enlarged from: what it really shows.
         before, after: statistics of the enlarged latent before and after matching (`statistics_shift`).
     """
 
     z_up: Tensor
     sigmas: Tensor
-    shown: Size
     before: dict[str, float]
     after: dict[str, float]
 
@@ -51,32 +48,22 @@ def enlarge(z: Tensor, size: tuple[int, int], around: Around = NOWHERE) -> Tenso
     return interpolate(at_least_float32(z), size, around).to(z.dtype)
 
 
-def start_phase(z_up: Tensor, base: Tensor, setup: PhaseSetup, sigmas: Tensor, shown: tuple[int, int]) -> PhaseStart:
+def start_phase(z_up: Tensor, base: Tensor, setup: PhaseSetup, sigmas: Tensor) -> PhaseStart:
     """Match an enlarged latent to the base latent and set the phase's noise levels.
 
     Args:
         z_up: (B, C, H, W) at the phase's size.
         base: (B, C, h, w), the base latent.
         sigmas: (N + 1,) of the plan.
-        shown: (rows, columns) that z_up was enlarged from.
     """
     matching = setup.options.matching
     matched, before = match_statistics(z_up, base, matching), statistics_shift(z_up, base)
-    return PhaseStart(matched, setup.levels(sigmas), Size(*shown), before, statistics_shift(matched, base) if matching else before)
+    return PhaseStart(matched, setup.levels(sigmas), before, statistics_shift(matched, base) if matching else before)
 
 
 def phase_residual(setup: PhaseSetup, start: PhaseStart, noise: Tensor) -> Residual | None:
     """A phase's skip residual, where it has one. `noise`: (B, C, H, W), unit variance, that the phase begins with."""
     return (start.z_up, noise) if has_residual(setup.options) else None
-
-
-def phase_hold(setup: PhaseSetup, start: PhaseStart, free: Tensor | None = None) -> Hold | None:
-    """The low-pass guidance of a phase, where it has one. `free`: see `Hold`."""
-    own = setup.options
-    if own.hold == 0:
-        return None
-    rows, columns = (own.hold_width * up / shown for up, shown in zip(size_of(start.z_up), start.shown, strict=True))
-    return Hold(start.z_up, (rows, columns), hold_weight(own.hold, float(start.sigmas[0]), own.hold_until), free, setup.fill)
 
 
 def _ignore(*_: Any) -> None:
@@ -112,7 +99,7 @@ def sample_with(
         clock: Clock = LevelClock(levels) if model_calls is None else StepClock(levels, model_calls)
         fused = setup.fuse(calls, lambda: clock.step)
         mixer = StepMixer(clock, setup.weights, phase_residual(setup, start, n))
-        denoiser = PhaseDenoiser(fused, mixer, phase_hold(setup, start))
+        denoiser = PhaseDenoiser(fused, mixer)
         x = sampler(setup.phase)(denoiser, start.z_up + start.sigmas[0] * n, start.sigmas, extra_args=extra or {}, callback=on_step)
         clock.finish()
         return x
@@ -145,8 +132,7 @@ def upscale(
         (B, C, H, W) at the last phase's size.
     """
     for setup in plan.setups:
-        shown = size_of(z)
-        start = start_phase(upsample(z, setup.phase.size), base, setup, plan.sigmas, shown)
+        start = start_phase(upsample(z, setup.phase.size), base, setup, plan.sigmas)
         on_start(setup, start)
         x = sample(setup, start)
         # Samplers go over to the sigmas' precision; the latent keeps its own between the phases.

@@ -51,8 +51,6 @@ def content(setting: Setting) -> dict[str, Any]:
     if chosen.method == "multidiffusion":  # neither a residual nor a dilated path
         for name in ("residual_decay", "dilated_decay", "blur_decay", "blur", "tolerance"):
             del options[name]
-    if chosen.hold == 0:
-        del options["hold_until"], options["hold_width"]
     options |= {"skip_residual": has_residual(chosen), "reanchor": reanchors(chosen)}
     options = {name: float(value) if isinstance(value, (int, float)) else value for name, value in options.items()}
     return {"how": "method", "guidance": float(setting.guidance), **dataclasses.asdict(setting.schedule), **options}
@@ -158,28 +156,7 @@ def _apt() -> list[Setting]:
         "APT, from latents": {"upscaler": "latent"},
     }
     rows += _rows("apt", APT, "", ways)
-    held = {"APT from 0.6, held 0.5": {"hold": 0.5}, "APT from 0.6, held 1": {"hold": 1.0}}
-    return [replace(row, beside="APT from 0.45") for row in rows + _rows("apt", APT, "", held, _from(0.6))]
-
-
-def _hold() -> list[Setting]:
-    """Low-pass guidance against a later start: a start high up that is held, and what it would be without."""
-    high = _from(0.6)
-    ways: dict[str, dict[str, Any]] = {
-        "from 0.6": {},
-        "from 0.6, held 0.5": {"hold": 0.5},
-        "from 0.6, held 1": {"hold": 1.0},
-        "from 0.6, held 1, half as wide": {"hold": 1.0, "hold_width": Options.hold_width / 2},
-        "from 0.6, held 1, twice as wide": {"hold": 1.0, "hold_width": Options.hold_width * 2},
-        "from 0.6, held 1, until 0.1": {"hold": 1.0, "hold_until": 0.1},
-        "from 0.6, held 1, until 1": {"hold": 1.0, "hold_until": 1.0},
-    }
-    with_residual = {"from 0.6, dilated, residual": {}, "from 0.6, dilated, held 1": {"skip_residual": False, "hold": 1.0}}
-    return [
-        *_rows("hold", WINDOWS, "from 0.6", ways, high),
-        *_rows("hold", WINDOWS, "from 0.45", {"from 0.45": {}, "from 0.45, held 1": {"hold": 1.0}}),
-        *_rows("hold", replace(WINDOWS, method="demofusion", reanchor="off"), "from 0.6, dilated, residual", with_residual, high),
-    ]
+    return [replace(row, beside="APT from 0.45") for row in rows]
 
 
 def _colour() -> list[Setting]:
@@ -247,7 +224,6 @@ def groups() -> dict[str, list[Setting]]:
         _apt(),
         _paths(),
         _matching(),
-        _hold(),
         _filter(),
         _colour(),
         _phases(),

@@ -103,15 +103,9 @@ def test_the_colour_fix_brings_the_given_picture_s_colours_back(webui, picture):
     assert shift(4.0) < max(2.0, 0.5 * shift(0.0))
 
 
-def test_what_is_held_is_another_picture(webui):
-    held, free = (webui.hires(alwayson_scripts=apt(skip_residual=False, hold=hold, hold_width=1.0)) for hold in (1.0, 0.0))
-    assert not held.same(free)
-    assert "APT hold: 1.0" in held.text
-
-
 @pytest.mark.parametrize("sampler", ["UniPC", "DPM fast", "DPM adaptive", "Restart"])
 def test_samplers_with_steps_of_their_own_work_without_a_skip_residual(webui, sampler):
-    for settings in ({"method": "multidiffusion"}, {"skip_residual": False, "hold": 0.5}):
+    for settings in ({"method": "multidiffusion"}, {"skip_residual": False}):
         made = webui.hires(sampler_name=sampler, steps=6, alwayson_scripts=apt(**settings))
         assert made.picture().size == (2 * SIDE, 2 * SIDE)
         assert np.asarray(made.picture()).std() > 1
@@ -189,7 +183,7 @@ def test_the_infotext_makes_the_same_picture_again(webui, picture):
         "reanchor": "on",
         "tiled_vae": False,
     }
-    settings |= {"skip_residual": False, "hold": 0.5, "hold_until": 0.4, "hold_width": 0.5, "colour_fix": 2.0}
+    settings |= {"skip_residual": False, "colour_fix": 2.0}
     made = webui.hires(hr_second_pass_steps=3, subseed=3, subseed_strength=0.2, alwayson_scripts=apt(**settings))
     # The host's API reads "Use same sampler" from the infotext and then refuses it, so that one is named.
     same = {"hr_sampler_name": "Euler", "hr_scheduler": "Automatic"}

@@ -85,22 +85,20 @@ def test_a_key_is_made_of_what_changes_the_picture():
     def key(options, **given):
         return key_of(Setting("a", "b", options, **given), 2, "scenes", "world", "m", 1)
 
-    same = [Options(), Options(window_batch=3), Options(reanchor="on"), Options(blur=1.0), Options(word_threshold=0.0), Options(hold_until=1.0)]
+    same = [Options(), Options(window_batch=3), Options(reanchor="on"), Options(blur=1.0), Options(word_threshold=0.0)]
     assert len({key(options) for options in same}) == 1
     windows = Options(method="multidiffusion")
     assert key(windows) == key(replace(windows, dilated_decay=2.0, skip_residual=False)) != key(Options())
     others = {
         key(Options(tolerance=0.0)),
         key(Options(upscaler="latent")),
-        key(Options(hold=1.0)),
-        key(Options(hold=1.0, hold_until=1.0)),
         key(Options(skip_residual=False)),
         key(Options(colour_fix=1.0)),
         key(Options(), schedule=Schedule(sampler="euler")),
         key(Options(), guidance=1.5),
         key(Options(), how="truth"),
     }
-    assert len(others | {key(Options()), key(Options(matching=0.0))}) == 11
+    assert len(others | {key(Options()), key(Options(matching=0.0))}) == 9
 
 
 def test_the_input_is_the_shrunk_truth_and_the_first_pictures_are_the_same_for_every_count(tmp_path):

@@ -17,7 +17,6 @@ from apt_ext.core.colour import fix_colour
 from apt_ext.core.conditioning import ViewBatch
 from apt_ext.core.dilated import MARGIN, dilated_grid, gather_dilated, scatter_dilated
 from apt_ext.core.hints import view_hints
-from apt_ext.core.hold import low_pass
 from apt_ext.core.types import Around
 from apt_ext.core.windows import Window, cover, draw_windows, feather_weights, gather_windows, place_windows
 from tests.core.made import denoise_dilated, denoise_local
@@ -178,14 +177,13 @@ def test_enlarging_round_the_border_is_enlarging_nine_of_it(size: tuple[int, int
     assert torch.equal(interpolate(x, larger, NOWHERE), torch.nn.functional.interpolate(x, size=larger, mode="bicubic"))
 
 
-def test_blur_hold_and_colours_know_no_border_either() -> None:
+def test_blur_and_colours_know_no_border_either() -> None:
     x, small, both, shift = noise(1, 3, 24, 32), noise(1, 3, 12, 16, seed=1), Around(True, True), (6, -10)
 
     def moved(value: Tensor, by: tuple[int, int] = shift) -> Tensor:
         return value.roll(by, (-2, -1))
 
     torch.testing.assert_close(gaussian_blur(moved(x), (9, 9), 2.0, "around"), moved(gaussian_blur(x, (9, 9), 2.0, "around")))
-    torch.testing.assert_close(low_pass(moved(x), (1.0, 2.0), "around"), moved(low_pass(x, (1.0, 2.0), "around")))
     for width in (0.25, 2.0):
         expected = moved(fix_colour(x, small, width, both))
         torch.testing.assert_close(fix_colour(moved(x), moved(small, (3, -5)), width, both), expected)

@@ -150,7 +150,7 @@ def test_hooks_see_phases_steps_and_views_and_may_stop(latent):
 def begun(latent, target, job):
     """The start of a job's only phase, and the schedule that it is cut from."""
     (setup,) = plan_of(job, target).setups
-    return start_phase(enlarge(latent, target), latent, setup, plan_of(job, target).sigmas, (8, 10))
+    return start_phase(enlarge(latent, target), latent, setup, plan_of(job, target).sigmas)
 
 
 def test_matching_undoes_what_enlarging_does_to_the_statistics(latent):
@@ -215,9 +215,9 @@ def test_statistics_shift_is_in_units_of_the_reference(latent):
 def test_options_of_the_base_method_alone():
     plain, usual = published(Preset(Options(gamma=-0.5))), Preset()
     assert (plain.options.matching, plain.options.gamma, plain.schedule.strength) == (0, 0, 1)
-    assert (plain.options.upscaler, plain.options.hold, plain.options.colour_fix) == ("latent", 0, 0)
+    assert (plain.options.upscaler, plain.options.colour_fix) == ("latent", 0)
     assert published(Preset(Options(method="multidiffusion"))).schedule == usual.schedule
-    back = {name: getattr(usual.options, name) for name in ("matching", "upscaler", "hold", "colour_fix")}
+    back = {name: getattr(usual.options, name) for name in ("matching", "upscaler", "colour_fix")}
     assert dataclasses.replace(plain.options, gamma=-0.5, **back) == Options(gamma=-0.5)
 
 

@@ -73,7 +73,7 @@ def padding(host):
     return seen
 
 
-@pytest.mark.parametrize("args", [{}, {"method": "multidiffusion"}, {"hold": 0.5, "upscaler": "latent"}, {"colour_fix": 4.0}])
+@pytest.mark.parametrize("args", [{}, {"method": "multidiffusion"}, {"upscaler": "latent"}, {"colour_fix": 4.0}])
 def test_no_place_of_a_picture_with_tiling_is_another_than_the_rest(difference, args):
     """Neither its border nor its middle: whatever moves round it comes out the same."""
     assert difference(args, 32, 32, tiling=True) <= 1

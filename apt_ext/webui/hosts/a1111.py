@@ -34,14 +34,14 @@ def _with_engine(base: Any) -> Any:
 
         def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.apt_run.begin(x, sigma)
-            return self.apt_run.end(x, sigma, super().forward(x, sigma, *args, **kwargs))
+            return super().forward(x, sigma, *args, **kwargs)
 
     return APTDenoiser
 
 
 @contextmanager
 def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
-    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin`, `wrap` and `end`; afterwards it is what it was."""
+    """Within the block, a sampler's CFG denoiser asks a `PhaseRun`, or another with its `begin` and `wrap`; afterwards it is what it was."""
     base: Any = type(denoiser)
     denoiser.__class__ = _with_engine(base)
     denoiser.apt_run = run

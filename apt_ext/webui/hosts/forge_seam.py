@@ -181,7 +181,7 @@ def _with_engine(base: Any) -> Any:
     class APTDenoiser(base):
         def forward(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.apt_run.begin(x, sigma)
-            return self.apt_run.end(x, sigma, super().forward(x, sigma, *args, **kwargs))
+            return super().forward(x, sigma, *args, **kwargs)
 
         def update_inner_model(self) -> None:
             super().update_inner_model()

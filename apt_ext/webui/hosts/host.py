@@ -27,10 +27,6 @@ class Run(Protocol):
         """What is called instead of the host's model."""
         ...
 
-    def end(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        """What the denoiser answers."""
-        ...
-
 
 @dataclass(frozen=True)
 class AtOnce:

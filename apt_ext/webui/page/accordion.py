@@ -111,7 +111,6 @@ def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[
     row("border", "reanchor", "skip_residual")
     row("residual_decay", "dilated_decay", "blur_decay")
     row("blur", "feather", "tolerance")
-    row("hold", "hold_until", "hold_width")
     row("fill", visible=False)  # for the published methods' own way alone
 
 

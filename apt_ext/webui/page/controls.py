@@ -84,9 +84,6 @@ CONTROLS: tuple[Control, ...] = (
     _option("border"),
     _option("fill"),
     _option("reanchor"),
-    _option("hold"),
-    _option("hold_until"),
-    _option("hold_width"),
     _option("window"),
     _option("regions"),
 )

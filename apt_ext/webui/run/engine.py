@@ -10,7 +10,6 @@ from torch import Tensor
 
 from apt_ext.core.conditioning import ViewBatch, condition_views
 from apt_ext.core.fused import FusedDenoiser
-from apt_ext.core.hold import Hold
 from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
@@ -34,7 +33,6 @@ class PhaseRun:
         fuse: the host's model as k-diffusion's denoiser -> the phase's engine around it.
         on_memory: told of an out-of-memory error with the window batch in use; returns the one to go on with, or raises.
         prompts: of the local windows, or None where all of them have the whole one.
-        hold: low-pass guidance, or None.
         called: the coordinates that the host calls its model in; the sampler's own where left out.
         parts_of: see `Host.parts_of`.
         on_call: told of every call of the host's model, before its views are evaluated.
@@ -51,13 +49,12 @@ class PhaseRun:
         *,
         on_memory: Callable[[Exception, int], int],
         prompts: WindowPrompts | None = None,
-        hold: Hold | None = None,
         called: Coordinates | None = None,
         parts_of: Callable[[Any], Sequence[int | None] | None] = lambda model: None,
         on_call: Callable[[], None] = lambda: None,
     ):
         self.coordinates, self.mixer, self.fuse, self.on_memory = coordinates, mixer, fuse, on_memory
-        self.prompts, self.hold, self.on_call = prompts, hold, on_call
+        self.prompts, self.on_call = prompts, on_call
         self.called, self.parts_of = called or coordinates, parts_of
         self.counted = True
         self.models: dict[int, FusedModel] = {}
@@ -67,10 +64,6 @@ class PhaseRun:
         if self.prompts is not None:
             self.prompts.rows.begin()
         self.mixer.begin(x, self.coordinates.level(t))
-
-    def end(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        """What the denoiser answers: guided, then held. Guidance is an affine mean, so holding each prompt's estimate would come to the same."""
-        return out if self.hold is None else self.coordinates.changed(self.hold.__call__, x, t, out)
 
     def wrap(self, model: Any) -> FusedModel:
         """The fused model around the host's; the refiner may bring another one in the middle of a phase."""

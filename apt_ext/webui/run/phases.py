@@ -15,7 +15,7 @@ from apt_ext.core.phases import Phase
 from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser, Size, size_of
-from apt_ext.core.upscale import PhaseStart, phase_hold, phase_residual, upscale
+from apt_ext.core.upscale import PhaseStart, phase_residual, upscale
 from apt_ext.core.views import ViewCalls
 from apt_ext.webui.hosts.attention import hooks_of
 from apt_ext.webui.hosts.borders import views_with_borders
@@ -130,16 +130,14 @@ class _Masks:
     def __init__(self, p: Any, whole: Tensor, size: Size):
         mask, nmask = getattr(p, "mask", None), getattr(p, "nmask", None)
         self.on_p: dict[str, Tensor] = {}
-        self.free: Tensor | None = None
         self._outside = whole
         if mask is not None and nmask is not None:
             self.on_p = {"mask": resized(mask, size, "nearest-exact"), "nmask": resized(nmask, size, "nearest-exact")}
-            self.free = self.on_p["nmask"][:1]
             self._outside = resized(whole, size, "bicubic")
 
     def inside(self, z_up: Tensor) -> Tensor:
         """(B, C, H, W) with the job's own content where the mask keeps it."""
-        return z_up if self.free is None else (z_up * self.on_p["nmask"] + self._outside * self.on_p["mask"]).to(z_up.dtype)
+        return (z_up * self.on_p["nmask"] + self._outside * self.on_p["mask"]).to(z_up.dtype) if self.on_p else z_up
 
 
 def _noise(run: Pass, z_up: Tensor) -> tuple[Any, Tensor]:
@@ -179,7 +177,7 @@ class _Sampling:
             views_with_borders(setup.around) as borders,
             host().inside(
                 run.sampler.model_wrap_cfg,
-                self._inside(setup, mixer, phase_hold(setup, start, masks.free), borders),
+                self._inside(setup, mixer, borders),
                 AtOnce(self.batch, setup.window),
             ),
         ):
@@ -191,7 +189,7 @@ class _Sampling:
         clock.finish()
         return x
 
-    def _inside(self, setup: PhaseSetup, mixer: StepMixer, hold: Any, borders: Callable[[Condition], Condition]) -> PhaseRun:
+    def _inside(self, setup: PhaseSetup, mixer: StepMixer, borders: Callable[[Condition], Condition]) -> PhaseRun:
         """The engine of a phase, for the sampler's denoiser."""
         run, clock = self.run, mixer.clock
 
@@ -220,7 +218,6 @@ class _Sampling:
             fuse,
             on_memory=on_memory,
             prompts=prompts,
-            hold=hold,
             called=None if host().sampler_coordinates else SigmaCoordinates(),
             parts_of=host().parts_of,
             on_call=self.hooks.begin,

@@ -125,10 +125,6 @@ class Coordinates(Protocol):
         """The sampler's model as k-diffusion's denoiser, for the engine."""
         ...
 
-    def changed(self, change: Callable[[Tensor, float], Tensor], x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        """What the sampler is told, with the estimate of the clean latent in it changed by (estimate, sigma) -> estimate."""
-        ...
-
 
 class SigmaCoordinates:
     """k-diffusion's own."""
@@ -158,10 +154,6 @@ class SigmaCoordinates:
     def denoiser(self, model: Callable[..., Tensor]) -> Denoiser:
         """See `Coordinates`."""
         return model
-
-    def changed(self, change: Callable[[Tensor, float], Tensor], x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        """See `Coordinates`."""
-        return change(out, self.level(t))
 
 
 class TimestepCoordinates:
@@ -226,12 +218,6 @@ class TimestepCoordinates:
             return x - level.to(x.dtype) * model(x * (1 + level**2).rsqrt().to(x.dtype), timesteps, **extra)
 
         return denoise
-
-    def changed(self, change: Callable[[Tensor, float], Tensor], x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        """See `Coordinates`."""
-        sigma = self.level(t)
-        state = x * (1 + sigma**2) ** 0.5
-        return (state - change(state - sigma * out, sigma)) / sigma
 
 
 def coordinates_of(function: Any, alphas_cumprod: Tensor, whole: bool = False) -> Coordinates:

@@ -117,9 +117,6 @@ class _Listener:
     def begin(self, x: Tensor, t: Tensor) -> None:
         self.prompts.begin()
 
-    def end(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        return out
-
     def wrap(self, model: Any) -> Any:
         return _Heard(model, self)
 

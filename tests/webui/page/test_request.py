@@ -45,9 +45,6 @@ def test_the_order_of_the_arguments_is_frozen():
         "border",
         "fill",
         "reanchor",
-        "hold",
-        "hold_until",
-        "hold_width",
         "window",
         "regions",
     ]
@@ -184,7 +181,6 @@ UNUSUAL |= {
     "tiled_vae": False,
     "word_threshold": 0.4,
     "skip_residual": False,
-    "hold": 0.5,
     "upscaler": "bicubic",
     "colour_fix": 4.0,
     "window": "128x64",

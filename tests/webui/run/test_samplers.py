@@ -185,25 +185,6 @@ def test_what_such_a_sampler_needs_of_steps_is_said(name, least):
         model_calls("Shown", name, [float(k) for k in range(least - 1, -1, -1)])
 
 
-@pytest.mark.parametrize("coordinates", [SigmaCoordinates(), TIMESTEPS])
-def test_what_changes_the_clean_estimate_changes_what_the_sampler_is_told(coordinates):
-    sigma, told = float(SIGMAS[400]), []
-
-    def change(clean, level):
-        told.append((clean, level))
-        return clean + 1
-
-    if coordinates is TIMESTEPS:
-        x, t, clean = X * (1 + sigma**2) ** -0.5, torch.full((2,), 400.0), 0.3 * X
-        changed = X - sigma * coordinates.changed(change, x, t, (X - clean) / sigma)
-    else:
-        clean = 0.3 * X
-        changed = coordinates.changed(change, X, torch.full((2,), sigma), clean)
-    torch.testing.assert_close(told[0][0], clean, atol=1e-5, rtol=1e-5)
-    assert told[0][1] == pytest.approx(sigma)
-    torch.testing.assert_close(changed, clean + 1, atol=1e-5, rtol=1e-5)
-
-
 def test_unknown_samplers_are_refused():
     with pytest.raises(ValueError, match="sampler 'New one' is not one that this version knows"):
         check_sampler("New one", "sample_new", residual=False)

@@ -1,39 +1,13 @@
-"""Holding the picture, and the samplers that only it lets in."""
+"""Samplers that choose their own noise levels, and jobs without the skip residual, which only those can follow that do not."""
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from apt_ext.core.plan import PhaseSetup
-from tests.host.double.jobs import ON, far, nothing_left, pixels, refusal
+from tests.host.double.jobs import ON, nothing_left, pixels, refusal
 
 pytestmark = pytest.mark.usefixtures("settings_page")
 FREE = ("dpm_fast", "dpm_adaptive", "restart", "unipc")
-HELD = {"skip_residual": False, "hold": 1.0, "hold_until": 0.05, "hold_width": 1.0, "colour_fix": 0.0}
-
-
-@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", *FREE])
-@pytest.mark.parametrize("kind", ["text", "picture"])
-def test_what_is_held_stays_nearer_to_where_it_began(host, samplers, job_of_kind, monkeypatch, kind, sampler):
-    starts, finished = [], []
-    upscale = host.phases.upscale
-
-    def watched(*args, on_finished, **more):
-        def both(setup, start, latent):
-            starts.append(start.z_up)
-            finished.append(latent)
-            on_finished(setup, start, latent)
-
-        return upscale(*args, on_finished=both, **more)
-
-    monkeypatch.setattr(host.phases, "upscale", watched)
-    for hold in (0.0, 1.0):
-        torch.manual_seed(0)  # restart's own noise comes from the global generator
-        host.run(job_of_kind(kind, HELD | {"hold": hold, "reanchor": "off", "matching": 0.0}, sampler_name=sampler, steps=8))
-    free, held = ((after - before).mean(dim=(2, 3)).abs().mean() for before, after in zip(starts, finished, strict=True))
-    assert held < 0.7 * free
-    nothing_left(host, samplers)
 
 
 @pytest.mark.parametrize("sampler", FREE)
@@ -103,22 +77,11 @@ def test_the_plan_counts_such_samplers_and_says_that_it_is_an_estimate(host, pic
     assert sum(call[0] // 2 for call in host.model.calls) == pytest.approx(made["evaluations"], rel=0.2)
 
 
-def test_inside_a_mask_nothing_is_held(host, picture):
-    large = picture.resize((128, 128))
-    given = {"init_images": [large], "steps": 8}
-    held, free = (host.run(host.picture_job(HELD | {"hold": hold}, image_mask=Image.new("L", large.size, 255), **given))[0] for hold in (1.0, 0.0))
-    assert far(held, free) == 0
-    assert far(host.run(host.picture_job(HELD, **given))[0], free) > 3
-
-
-def test_the_settings_are_written_and_off_by_default(host):
-    p = host.text_job(HELD)
-    host.run(p)
-    written = {name.removeprefix("APT ").replace(" ", "_"): value for name, value in p.extra_generation_params.items() if name.startswith("APT ")}
-    assert {name: written[name] for name in HELD} == HELD
-    q = host.text_job(ON)
-    host.run(q)
-    assert (q.extra_generation_params["APT hold"], q.extra_generation_params["APT skip residual"]) == (0.0, True)
+def test_the_skip_residual_is_written_and_on_by_default(host):
+    for settings, on in (({"skip_residual": False}, False), (ON, True)):
+        p = host.text_job(settings)
+        host.run(p)
+        assert p.extra_generation_params["APT skip residual"] is on
 
 
 def test_without_the_skip_residual_the_picture_is_another(host):
