@@ -11,34 +11,27 @@ from functools import partial
 from typing import Any
 
 from modules import processing, shared
-from torch import Tensor
 
-from apt_ext import __version__
 from apt_ext.core.borders import NOWHERE
-from apt_ext.core.phases import Phase
-from apt_ext.core.types import Size, size_of
+from apt_ext.webui.claims import write_infotext
 from apt_ext.webui.errors import refuse
 from apt_ext.webui.hosts.attention import check_hooks
 from apt_ext.webui.hosts.borders import check_seamless, seamless_axes
-from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.checkpoint import family_of
 from apt_ext.webui.hosts.detect import check_host, host
-from apt_ext.webui.hosts.extensions import HYPERTILE, ended_on_failure, hypertile_aside
+from apt_ext.webui.hosts.extensions import ended_on_failure
 from apt_ext.webui.latents import vae
-from apt_ext.webui.latents.saving import rescue, save_phase
-from apt_ext.webui.latents.sources import hires_sizes_of, hires_start, no_larger, picture_sizes_of, picture_start
+from apt_ext.webui.latents.sources import hires_sizes_of, no_larger, picture_sizes_of
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
-from apt_ext.webui.page.request import Request, infotext
+from apt_ext.webui.page.request import Request
 from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
-from apt_ext.webui.run.pace import Measuring
-from apt_ext.webui.run.phases import Pass, run_phases
-from apt_ext.webui.run.progress import Progress, hires_jobs
-from apt_ext.webui.state import NAME, Job, job_of, stay
-from apt_ext.webui.words.passes import listen, window_words
+from apt_ext.webui.run.progress import hires_jobs
+from apt_ext.webui.sampling import sample_hr_pass
+from apt_ext.webui.state import NAME, Job, job_of
 
-__all__ = ["attach", "check_ran", "decode_samples", "detach", "forget_infotext", "install"]
+__all__ = ["attach", "detach"]
 
 HIRES_OFF = "APT is on, but Hires. fix is off, so this picture was made without it. Turn Hires. fix on, or choose 'APT upscale' under Scripts."
-TAKEN_OVER = "APT did not run, for another extension has taken the sampling over (Tiled Diffusion, perhaps). Turn one of the two off."
 OTHER_TILES = "APT: another extension decodes and encodes in tiles of its own (Tiled VAE of Tiled Diffusion, perhaps), so APT's Tiled VAE stands back."
 COLOURS_KEPT = "APT: the colour fix takes brightness and colours from the given picture, so a ControlNet unit cannot change them; for that, set it to 0."
 
@@ -53,7 +46,7 @@ def attach(p: Any, request: Request | Exception) -> None:
     if isinstance(request, Request):
         p.__dict__[NAME] = Job(request)
         if is_txt2img and p.enable_hr:
-            _wrap(p, "sample_hr_pass", _sample_hr_pass)
+            _wrap(p, "sample_hr_pass", sample_hr_pass)
     _wrap(p, "init", partial(_init, request=request))
 
 
@@ -68,11 +61,6 @@ def detach(p: Any) -> None:
             p.__dict__.pop(name)
             if ours.apt_own:
                 p.__dict__[name] = ours.apt_original
-
-
-def forget_infotext(p: Any) -> None:
-    """Take APT's entries out of the infotext: scripts run copies of one processing object that share them. The others keep what they have."""
-    p.extra_generation_params = {key: value for key, value in p.extra_generation_params.items() if not key.startswith("APT ")}
 
 
 def _wrap(p: Any, name: str, wrapper: Callable[..., Any]) -> None:
@@ -150,7 +138,7 @@ def _prepare(p: Any, request: Request) -> None:
     p_pass = _as_hires(p) if hires else p
     layout = lay_out(p_pass, sampler, request.options, start, target, (p.hr_second_pass_steps or p.steps) if hires else None, job.around)
     _announce(p, job, layout, hires)
-    _write_infotext(p, job)
+    write_infotext(p, job)
     if request.save_phases and not p.save_samples():
         p.comment("APT: phases are saved where pictures are, and saving pictures is off (in the API: save_images), so none is kept.")
     if request.tiled_vae and vae.tiled_by_another(shared.sd_model):
@@ -159,22 +147,6 @@ def _prepare(p: Any, request: Request) -> None:
         p.comment(COLOURS_KEPT)
     if not hires and start == target and no_larger(p, target):
         p.comment("APT: the picture is not to become larger, so it is only drawn anew at its size.")
-
-
-def _write_infotext(p: Any, job: Job) -> None:
-    """What makes this picture; the hires pass may have a checkpoint of its own."""
-    window = {f"APT window {family_of(shared.sd_model)}": native_side(shared.sd_model)}
-    p.extra_generation_params.update(infotext(job.request, job.own_upscaler) | window | {"APT version": __version__})
-
-
-def check_ran(p: Any) -> None:
-    """A batch has been sampled: where the phases did not run, say so, and claim nothing in its infotext."""
-    job = job_of(p)
-    if job is None or job.ran or "APT method" not in p.extra_generation_params:
-        return
-    forget_infotext(p)
-    if not (shared.state.interrupted or shared.state.skipped):
-        p.comment(TAKEN_OVER)
 
 
 class _as_hires:
@@ -201,100 +173,3 @@ def _announce(p: Any, job: Job, layout: Layout, hires: bool) -> None:
         shared.state.job_count = p.n_iter * (1 + job.jobs)
         first = 0 if getattr(p, "txt2img_upscale", False) else p.steps
         shared.total_tqdm.updateTotal((first + steps) * p.n_iter)
-
-
-def install(p: Any) -> None:
-    """Let the sampler that the host has just made for this pass run the phases. Called right before it samples."""
-    job = job_of(p)
-    hires = bool(p.is_hr_pass)
-    if job is None:
-        return
-    sampler = p.sampler
-    job.ran, job.small = False, []
-    if isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not hires:
-        if job.words:
-            listen(p, job, sampler)
-        return
-    sampler.__dict__.pop("sample_img2img", None)
-    original = sampler.sample_img2img
-
-    def sample_img2img(p: Any, x: Tensor, noise: Tensor, c: Any, uc: Any, steps: int | None = None, image_conditioning: Tensor | None = None) -> Tensor:
-        sampler.__dict__.pop("sample_img2img", None)
-        tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
-        with ended_on_failure(p), host().control_ended_on_failure(p), hypertile_aside(shared.sd_model) as hypertile, tiled as follow:
-            if hypertile:
-                p.comment(HYPERTILE)
-            _write_infotext(p, job)
-            job.ran = True
-            base, job.base = job.base, None
-            colours = job.request.options.colour_fix > 0
-            how = (x, job.upscaler)
-            start = picture_start(p, *how, job.around) if base is None else hires_start(p, base, job.decoded, *how, colours, job.around)
-            z, job.small = start.base, start.pictures if colours else []
-            layout = lay_out(p, sampler, job.request.options, size_of(z), size_of(x), steps, job.around)
-            measuring = Measuring(family_of(shared.sd_model), layout.plan.setups[-1].window, len(z))
-            progress = Progress(layout.plan.phases, [[sum(view) for view in phase] for phase in layout.plan.views], job.jobs, measuring)
-
-            def upsample(z: Tensor, size: Size) -> Tensor:
-                return vae.upsampler(shared.sd_model, job.upscaler, job.around)(z, size)
-
-            def on_checkpoint() -> None:
-                job.follow(shared.sd_model)  # first: what it has in hand lasts until the host has decoded
-                follow(shared.sd_model)
-
-            count = len(layout.plan.setups)
-            on_finished = partial(save_phase, p, count) if job.request.save_phases else _ignore
-            on_lost = partial(rescue, p, count, job.request.save_phases, 0 if hires else 1)
-            multiplier = 1.0 if hires else float(p.initial_noise_multiplier or 1.0)
-            words = window_words(p, job, layout.facts, z, x, c, image_conditioning) if job.prompts else None
-            run = Pass(
-                p=p,
-                sampler=sampler,
-                layout=layout,
-                original=original,
-                enlarged=start.enlarged,
-                upsample=upsample,
-                on_finished=on_finished,
-                on_lost=on_lost,
-                progress=progress,
-                noise_multiplier=multiplier,
-                words=words,
-                on_checkpoint=on_checkpoint,
-            )
-            return run_phases(run, z, x, (c, uc), steps, image_conditioning)
-
-    sampler.sample_img2img = sample_img2img
-
-
-def decode_samples(p: Any, samples: Any) -> Any:
-    """An img2img job's finished latents -> its pictures, decoded in tiles; what is decoded already or needs no tiles is passed on."""
-    job = job_of(p)
-    done = isinstance(p, processing.StableDiffusionProcessingTxt2Img) or getattr(samples, "already_decoded", False)
-    if job is None or done or not job.request.tiled_vae or shared.opts.sd_vae_decode_method != "Full":
-        return samples
-    with vae.tiled_vae(shared.sd_model, around=job.around):
-        return vae.decode(shared.sd_model, samples)
-
-
-def _ignore(phase: Phase, latent: Tensor) -> None:
-    pass
-
-
-def _sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None, decoded_samples: Tensor | None, *args: Any) -> Any:
-    """The host's hires pass. Its own enlarging would be thrown away, so it is given the cheap one to do."""
-    job = job_of(p)
-    if job is None or shared.state.interrupted:
-        return original(samples, decoded_samples, *args)
-    mode = p.latent_scale_mode
-    tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
-    with ended_on_failure(p), host().control_ended_on_failure(p), tiled as job.follow:
-        job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
-        if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
-            # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
-            samples = vae.encode(shared.sd_model, job.decoded)
-        job.base = samples
-        p.latent_scale_mode = {"mode": "bicubic", "antialias": False}
-        try:
-            return original(samples, None, *args)
-        finally:
-            p.latent_scale_mode, job.base, job.decoded, job.follow = mode, None, [], stay

@@ -9,8 +9,9 @@ from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
 from apt_ext.options import PRESETS, Schedule
-from apt_ext.webui import job
+from apt_ext.webui.claims import check_ran, forget_infotext
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.job import attach, detach
 from apt_ext.webui.latents.colour import fix_colours
 from apt_ext.webui.latents.upscalers import choices, host_name
 from apt_ext.webui.model import FACTOR
@@ -19,6 +20,7 @@ from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
 from apt_ext.webui.page.request import Request, flag, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
+from apt_ext.webui.sampling import decode_samples, install
 from apt_ext.webui.state import job_of
 from apt_ext.webui.words.passes import draw_words, show_drawn
 
@@ -29,14 +31,30 @@ HOST_STRENGTH = ("txt2img_denoising_strength", "img2img_denoising_strength")
 ASKED = "apt_request"  # on a processing object: what the dropdown entry asks of the accordion's script
 
 
-class APTScript(scripts.Script):
+class _WithStrength(scripts.Script):
+    """A strength of its own on the page, tied to the host's."""
+
+    host_strength: Any = None
+    strength: Any = None
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Keep the host's strength."""
+        if kwargs.get("elem_id") in HOST_STRENGTH:
+            self.host_strength = component
+            self.wire()
+
+    def wire(self) -> None:
+        """Tie the two together, as soon as both are on the page."""
+        if self.host_strength is not None and self.strength is not None:
+            wire_strength(self.strength, self.host_strength)
+
+
+class APTScript(_WithStrength):
     """The accordion "APT", next to Hires. fix in txt2img and in img2img."""
 
     section = "accordions"
     create_group = False
     host_upscaler: Any = None
-    host_strength: Any = None
-    strength: Any = None
 
     def title(self) -> str:
         """The name, also in the API."""
@@ -48,18 +66,16 @@ class APTScript(scripts.Script):
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
         """Keep the host's fields that a preset fills."""
+        super().after_component(component, **kwargs)
         if kwargs.get("elem_id") == HOST_UPSCALER:
             self.host_upscaler = component
-        if kwargs.get("elem_id") in HOST_STRENGTH:
-            self.host_strength = component
-            _wire(self)
 
     def ui(self, is_img2img: bool) -> list[Any]:
         """The accordion's components, in the order of the API's arguments."""
         field = None if self.host_upscaler is None else (self.host_upscaler, _preset_upscalers())
         with InputAccordion(False, label="APT", elem_id=self.elem_id("enable")) as enabled:
             made, self.strength = build(default_values(), self.elem_id, choices(), field)
-        _wire(self)
+        self.wire()
         read = paste_functions()
         self.infotext_fields = [
             PasteField(enabled, lambda d: "APT method" in d),
@@ -71,30 +87,30 @@ class APTScript(scripts.Script):
     def before_process(self, p: Any, enabled: Any = False, *args: Any) -> None:
         """Attach a job where APT is on; what is wrong with it is raised later, where the host lets it through."""
         asked = p.__dict__.pop(ASKED, None)
-        job.forget_infotext(p)
+        forget_infotext(p)
         overrides = overrides_of(p)
         on = overrides.pop("enabled", None)
         if isinstance(enabled, dict):
             enabled, args = enabled.get("enabled", True), ({k: v for k, v in enabled.items() if k != "enabled"},)
         try:
             if asked is None and not _is_on(enabled, on):
-                job.detach(p)
+                detach(p)
                 return
             request = asked or parse(args, default_values())
-            job.attach(p, replaced(request, overrides))
+            attach(p, replaced(request, overrides))
         except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
-            job.attach(p, error)
+            attach(p, error)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """The pass begins: its sampler is ready."""
         if job_of(p) is not None:
-            job.install(p)
+            install(p)
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         """Img2img's latents are finished; decode large ones in tiles."""
         if job_of(p) is not None:
-            job.check_ran(p)
-            ps.samples = job.decode_samples(p, ps.samples)
+            check_ran(p)
+            ps.samples = decode_samples(p, ps.samples)
 
     def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **kwargs: Any) -> None:
         """A batch is decoded: (B, 3, H, W) in 0..1, before anything is saved or laid over it."""
@@ -107,30 +123,21 @@ class APTScript(scripts.Script):
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """The job is over."""
         show_drawn(p, processed)
-        job.detach(p)
+        detach(p)
 
 
-class APTUpscaleScript(scripts.Script):
+class APTUpscaleScript(_WithStrength):
     """The entry "APT upscale" of the Scripts dropdown: the same, with a scale of its own."""
-
-    host_strength: Any = None
-    strength: Any = None
 
     def title(self) -> str:
         """The name, also in the API."""
         return "APT upscale"
 
-    def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Keep the host's strength."""
-        if kwargs.get("elem_id") in HOST_STRENGTH:
-            self.host_strength = component
-            _wire(self)
-
     def ui(self, is_img2img: bool) -> list[Any]:
         """The scale, then the accordion's controls."""
         scale = component(SCALE, SCALE.default, self.elem_id("scale"))
         made, self.strength = build(default_values(), self.elem_id, choices())
-        _wire(self)
+        self.wire()
         return [scale, *made.values()]
 
     def run(self, p: Any, *args: Any) -> Any:
@@ -142,12 +149,6 @@ class APTUpscaleScript(scripts.Script):
             refuse(p, error)
         p.__dict__[ASKED] = request
         return processing.process_images(p)
-
-
-def _wire(script: Any) -> None:
-    """Tie a script's strength to the host's, as soon as both are on the page."""
-    if script.host_strength is not None and script.strength is not None:
-        wire_strength(script.strength, script.host_strength)
 
 
 def _is_on(enabled: Any, override: Any) -> bool:

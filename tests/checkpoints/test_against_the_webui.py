@@ -19,7 +19,7 @@ def recorded(host, monkeypatch):
     """What the adapter's job begins with and makes, as latents, once it has run."""
     found = {}
     run = host.adapter("phases").run_phases
-    monkeypatch.setattr(host.adapter("job"), "run_phases", lambda own, z, *rest: found.setdefault("out", run(own, found.setdefault("z", z), *rest)))
+    monkeypatch.setattr(host.adapter("sampling"), "run_phases", lambda own, z, *rest: found.setdefault("out", run(own, found.setdefault("z", z), *rest)))
     return found
 
 

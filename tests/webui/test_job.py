@@ -133,8 +133,8 @@ def test_every_phase_draws_noise_of_its_own_size(host, monkeypatch):
 
 def test_hires_starts_from_the_first_pass_and_not_from_its_enlarged_picture(host, monkeypatch):
     seen = []
-    run_phases = host.job.run_phases
-    monkeypatch.setattr(host.job, "run_phases", lambda run, z, *rest: seen.append(z) or run_phases(run, z, *rest))
+    run_phases = host.sampling.run_phases
+    monkeypatch.setattr(host.sampling, "run_phases", lambda run, z, *rest: seen.append(z) or run_phases(run, z, *rest))
     first = {}
     sample = host.sd_samplers_kdiffusion.KDiffusionSampler.sample
     monkeypatch.setattr(host.sd_samplers_kdiffusion.KDiffusionSampler, "sample", lambda *a, **k: first.setdefault("z", sample(*a, **k)))

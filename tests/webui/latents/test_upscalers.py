@@ -165,8 +165,8 @@ def test_the_same_upscaler_by_another_name_makes_the_same_picture(host, picture)
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_a_job_at_the_own_size_begins_with_the_base_itself(host, job_of_kind, starts, monkeypatch, kind):
     seen = []
-    run_phases = host.job.run_phases
-    monkeypatch.setattr(host.job, "run_phases", lambda run, z, *rest: seen.append(z) or run_phases(run, z, *rest))
+    run_phases = host.sampling.run_phases
+    monkeypatch.setattr(host.sampling, "run_phases", lambda run, z, *rest: seen.append(z) or run_phases(run, z, *rest))
     host.run(job_of_kind(kind, ON, **({"hr_scale": 1.0} if kind == "text" else {"width": 64, "height": 64})))
     assert [z.shape[-1] for z in starts] == [8]
     assert torch.equal(starts[0], seen[0])

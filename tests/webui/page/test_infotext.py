@@ -65,7 +65,7 @@ def test_where_another_extension_takes_the_sampler_over_nothing_is_claimed_and_i
     host.run(p)
     assert len(taken) == 2
     assert not [name for name in p.extra_generation_params if name.startswith("APT")]
-    assert list(p.comments) == [host.job.TAKEN_OVER]
+    assert list(p.comments) == [host.claims.TAKEN_OVER]
 
 
 def test_a_stop_before_the_phases_claims_nothing(host):
