@@ -102,6 +102,13 @@ def test_core_needs_no_numpy() -> None:
     assert not [module for module, path in CODE.items() if module.startswith("apt_ext.core") and ".numpy()" in path.read_text()]
 
 
+def test_float64_is_for_the_processor_alone() -> None:
+    """Some devices have none: Apple's raises at the first tensor."""
+    found = [(module, line) for module, path in CODE.items() if module.startswith("apt_ext") for line in path.read_text().splitlines() if ".double()" in line]
+    assert found
+    assert not [line for _, line in found if not re.search(r"\.cpu\(\)\.double\(\)", line)]
+
+
 def drawn() -> set[str]:
     """The folders of the first drawing in CONTRIBUTING.md."""
     found: list[str] = []

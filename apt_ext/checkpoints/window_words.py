@@ -65,7 +65,7 @@ def seen_in(model: Any, job: PromptJob, source: Source, noise: Callable[..., Ten
     z = (source.base if size == own else enlarge(source.base, size)).to(model.device)
     n = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
     maps = AttentionMaps(map_size(size))
-    alphas = 1 / (1 + model.sigmas.double() ** 2)
+    alphas = 1 / (1 + model.sigmas.cpu().double() ** 2)
     given = {**rows, **({"time_ids": model._sized(rows, (size.rows * model.factor, size.columns * model.factor))["time_ids"]} if "pooled" in rows else {})}
     with listening(model.network, maps):
         maps.rows = [(0, (0, job.prompt))]

@@ -30,7 +30,7 @@ def discrete_timestep(sigmas: Tensor) -> Callable[[float], float]:
     Args:
         sigmas: (T,) ascending noise levels, as k-diffusion's `DiscreteSchedule.sigmas`.
     """
-    logs = [math.log(s) for s in sigmas.double().tolist()]
+    logs = [math.log(s) for s in sigmas.tolist()]
     scale = TRAINING_STEPS / len(logs)
 
     def timestep(sigma: float) -> float:
