@@ -17,6 +17,7 @@ from tests.acceptance.conftest import SIDE, Answer, WebUI, apt, encoded
 __all__ = ["NEUTRAL", "WAYS", "Rig", "Way"]
 
 LARGE = (2 * SIDE, 2 * SIDE)
+QUICK = {"phases": "direct", "overlap": 0.0, "jitter": 0.0}  # as few windows as can be
 
 # Settings that a job changes and the host does not put back where its configuration lacks them: every job says them.
 NEUTRAL = {
@@ -69,13 +70,13 @@ class Rig:
 
     def hires(self, beside: Any = None, **asked: Any) -> Answer:
         """APT in a hires pass; `beside`: other scripts' arguments."""
-        settings = asked.pop("apt", {})
-        return self.webui.hires(**{"steps": 3, "alwayson_scripts": apt(**settings) | (beside or {})} | asked)
+        settings = QUICK | asked.pop("apt", {})
+        return self.webui.hires(**{"steps": 2, "alwayson_scripts": apt(**settings) | (beside or {})} | asked)
 
     def img2img(self, beside: Any = None, picture: Any = None, **asked: Any) -> Answer:
         """APT in img2img."""
-        settings = asked.pop("apt", {})
-        return self.webui.img2img(picture or self.picture, **{"steps": 6, "alwayson_scripts": apt(**settings) | (beside or {})} | asked)
+        settings = QUICK | asked.pop("apt", {})
+        return self.webui.img2img(picture or self.picture, **{"steps": 4, "alwayson_scripts": apt(**settings) | (beside or {})} | asked)
 
     def script(self, name: str, img2img: bool, places: dict[int, Any]) -> dict[str, Any]:
         """A script of the dropdown, its arguments as on its page but for some."""
@@ -169,7 +170,7 @@ def _infotext(method: str) -> str:
 
 
 SCRIPTS = [
-    Way("X/Y/Z plot, axes of APT and of the host", lambda r: r.hires(**r.plot(False, x="[APT] Method: multidiffusion, demofusion", y="Steps: 2, 3")), None, 5),
+    Way("X/Y/Z plot, axes of APT and of the host", lambda r: r.hires(**r.plot(False, x="[APT] Method: multidiffusion, demofusion", y="Steps: 1, 2")), None, 5),
     Way("X/Y/Z plot, APT switched by an axis", lambda r: r.hires(**r.plot(False, x="[APT] On: True, False")), None, 3, 2),
     Way("X/Y/Z plot in img2img, presets and strengths", lambda r: r.img2img(**r.plot(True, x="[APT] Preset: Fast, Balanced", y="Denoising: 0.3, 0.6")), None, 5),
     Way("X/Y/Z plot, a value that cannot be", lambda r: r.hires(**r.plot(False, x="[APT] Window overlap: 0.25, 9")), refused="9.0 is out of range"),
@@ -178,9 +179,9 @@ SCRIPTS = [
     Way("Loopback", lambda r: r.img2img(**r.script("loopback", True, {0: 2})), None, 3),
     Way("Poor man's outpainting", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("poor man's outpainting", True, {0: 64}))),
     Way("Outpainting mk2", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("outpainting mk2", True, {1: 64}))),
-    Way("SD upscale", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("sd upscale", True, {}))),
+    Way("SD upscale", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("sd upscale", True, {2: "Lanczos"}))),
     Way("img2img alternative test", lambda r: r.img2img(**r.script("img2img alternative test", True, {6: 4})), claims=0),
-    Way("Soft inpainting", lambda r: r.img2img({"Soft Inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}}, mask=r.mask())),
+    Way("Soft inpainting", lambda r: r.img2img({"Soft Inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}}, mask=r.mask(), inpaint_full_res=False)),
     Way("Hypertile, U-Net", lambda r: r.img2img(override_settings={"hypertile_enable_unet": True})),
     Way("Hypertile, U-Net, second pass alone", lambda r: r.hires(override_settings={"hypertile_enable_unet_secondpass": True})),
     Way("Hypertile, VAE", lambda r: r.hires(override_settings={"hypertile_enable_vae": True})),
@@ -188,7 +189,7 @@ SCRIPTS = [
     Way("A refiner in the hires pass, two phases", lambda r: r.hires(**r.refiner("second pass"), hr_scale=3, apt={"phases": "double"}), (384, 384), needs="checkpoints"),
     Way("A refiner in both passes", lambda r: r.hires(**r.refiner("both passes")), needs="checkpoints"),
     Way("A refiner in the first pass", lambda r: r.hires(**r.refiner("first pass")), needs="checkpoints"),
-    Way("A refiner in img2img, two phases", lambda r: r.img2img(**r.refiner("second pass"), width=384, height=384), (384, 384), needs="checkpoints"),
+    Way("A refiner in img2img, two phases", lambda r: r.img2img(**r.refiner("second pass"), width=384, height=384, apt={"phases": "double"}), (384, 384), needs="checkpoints"),
     Way("A checkpoint of its own for the hires pass", lambda r: r.hires(hr_checkpoint_name=r.other()), needs="checkpoints"),
     Way("A LoRA in the prompt", lambda r: r.hires(prompt=f"a leaf <lora:{r.lora('apt-one', 1)}:1>"), needs="lora"),
     Way("A LoRA in the hires prompt alone", lambda r: r.hires(hr_prompt=f"a leaf <lora:{r.lora('apt-one', 1)}:1>"), needs="lora"),
