@@ -58,9 +58,9 @@ class Answer:
         return picture.size, picture.tobytes()
 
 
-def encoded(picture):
+def encoded(picture, **how):
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", **how)
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -1,6 +1,8 @@
 """The ways into a job besides the accordion: the dropdown entry, the plot, and the plan that promises what a job will do."""
 
 import importlib
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,8 @@ from apt_ext.options import PRESETS, Schedule
 from tests.host.double.jobs import ON, far, left_on_p
 
 pytestmark = pytest.mark.usefixtures("settings_page")
+
+ROOT = Path(__file__).parents[2]
 
 
 def upscaled(host, p, *args):
@@ -94,6 +98,15 @@ def test_a_preset_on_an_axis_brings_its_steps_and_start_and_other_axes_go_before
         assert (p.hr_second_pass_steps, p.hr_upscaler) == (round(own.steps * own.strength), "Lanczos")
     else:
         assert p.steps == own.steps
+
+
+def test_the_axes_are_there_as_soon_as_the_script_is_loaded(host, monkeypatch):
+    """An API without the page lists them before it says that the page is about to be made."""
+    plot = SimpleNamespace(axis_options=[], AxisOption=lambda label, type, apply, **more: SimpleNamespace(label=label))
+    data = SimpleNamespace(module=plot, script_class=type("Script", (), {"__module__": "xyz_grid.py"}))
+    monkeypatch.setattr(host.scripts, "scripts_data", [data])
+    runpy.run_path(str(ROOT / "scripts" / "apt.py"))
+    assert "[APT] On" in [option.label for option in plot.axis_options]
 
 
 TYPED = {"window": "128x64", "regions": "0-50% x 0-100%: snow"}

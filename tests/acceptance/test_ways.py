@@ -1,0 +1,76 @@
+"""Every way that the host has of making a picture, with APT on: what comes of it, what the infotext claims, and whether it leaves the host as it was.
+
+With WAYS_TABLE the table is written into that page, docs/ways.md.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import SIDE, Refused
+from tests.acceptance.ways import NEUTRAL, WAYS, Rig
+from tests.ways_table import Row, put_tables
+
+ROWS: dict[str, Row] = {}
+
+
+@pytest.fixture(scope="module")
+def rig(webui):
+    before, webui.settings = webui.settings, webui.settings | NEUTRAL
+    yield Rig(webui)
+    webui.settings = before
+
+
+@pytest.fixture(scope="module")
+def ordinary(rig):
+    """Jobs without APT, which must come out the same ever after."""
+
+    def jobs():
+        return rig.webui.txt2img(steps=2), rig.webui.img2img(rig.picture, steps=2, width=SIDE, height=SIDE)
+
+    before = jobs()
+    return lambda: all(now.same(then) for now, then in zip(jobs(), before, strict=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    if page := os.environ.get("WAYS_TABLE"):
+        put_tables(Path(page), ROWS)
+
+
+def _lacks(rig, needs):
+    if needs == "probe":
+        return ("apt probe", False) not in rig.scripts and "needs tests/acceptance/probe in the WebUI's extensions"
+    if needs == "lora":
+        folder = Path(rig.webui.call("/sdapi/v1/cmd-flags")["lora_dir"])
+        return not (folder.is_dir() and os.access(folder, os.W_OK)) and "needs the WebUI's folder of LoRAs on this machine"
+    if needs == "checkpoints":
+        return len(rig.webui.call("/sdapi/v1/sd-models")) < 2 and "needs two checkpoints"
+    return False
+
+
+@pytest.mark.parametrize("way", [way for ways in WAYS.values() for way in ways], ids=lambda way: way.what)
+def test_it_works_or_is_refused_and_leaves_the_host_as_it_was(rig, ordinary, way):
+    if reason := _lacks(rig, way.needs):
+        pytest.skip(reason)
+    made = rig.webui.outcome(lambda: way.run(rig))
+    same = ordinary()
+    if isinstance(made, Refused):
+        ROWS[way.what] = Row(f"refused: {made.sentence}" if made.status == 422 else f"error: {made}", "", same)
+        assert way.refused, made
+        assert way.refused in str(made)
+        if way.refused != "the probe failed":  # that is an error of the model's own
+            assert made.status in (422, 500)
+            assert "\n" not in made.sentence
+    else:
+        texts = made.info["infotexts"]
+        named = sum("APT method" in text for text in texts)
+        sizes = [made.picture(index).size for index in range(len(made.images))]
+        ROWS[way.what] = Row(f"{len(sizes)} of {sizes[0][0]} x {sizes[0][1]}" if sizes else "no picture sent", f"{named} of {len(texts)}", same)
+        assert not way.refused
+        assert len(sizes) == way.count
+        assert way.size is None or set(sizes) == {way.size}
+        assert named == (len(texts) if way.claims is None else way.claims)
+    assert same, "an ordinary job after this one differs from the one before"
