@@ -1,5 +1,7 @@
 """ControlNet's units in a job: their hints lie over the whole picture, and everything is given back."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -84,15 +86,21 @@ def test_lite_units_follow_it_in_img2img_and_stay_out_of_the_hires_pass_as_the_e
     assert far(low, only) <= 1
 
 
+# With prompts apart, the extension itself gives the negative prompt of the first pass what the adapter made for the prompt.
+ADAPTER = ("IPAdapter", {"passes": "high"})
+UNITS = [("ControlNet", {}), ("T2I_Adapter", {}), ("ControlNet", {"name": "tile_colorfix"}), ("AttentionInjection", {}), ADAPTER]
+
+
 @pytest.mark.parametrize("kind", ["text", "picture"])
-@pytest.mark.parametrize("unit", [("ControlNet", {}), ("T2I_Adapter", {}), ("ControlNet", {"name": "tile_colorfix"}), ("AttentionInjection", {})])
-def test_any_window_batch_and_prompts_together_or_apart_make_the_same_picture(host, run, kind, unit):
+@pytest.mark.parametrize("unit", UNITS)
+def test_any_window_batch_and_prompts_together_or_apart_make_the_same_picture(host, job_of_kind, run, kind, unit):
     units = [(blobs(), *unit)]
     made = [run(kind, *units, asked={**PLAIN, "window_batch": n})[0][0] for n in (1, 16)]
     host.shared.opts.batch_cond_uncond = False
     apart = run(kind, *units)[0][0]
     assert far(*made) <= 1
     assert far(made[0], apart) <= 1
+    assert far(made[0], plain(host, job_of_kind, kind)[0]) > 0
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
@@ -153,10 +161,35 @@ def test_what_has_no_place_in_the_picture_is_shown_whole_to_every_view(run, unit
         assert latent is None or len(latent) == rows
 
 
-@pytest.mark.parametrize("kind", ["IPAdapter", "ReVision"])
-def test_what_acts_by_attention_is_left_alone(run, kind):
+@pytest.mark.parametrize("kind", ["IPAdapter", "ReVision", "T2I_StyleAdapter"])
+def test_the_picture_of_what_acts_without_a_place_is_left_alone(run, kind):
     _, script = run("picture", (blobs(), kind, {}))
     assert {tuple(hint.shape[-2:]) for hint, _, _ in script.used[0].seen} == {(128, 128)}
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_nothing_that_an_adapter_made_for_windows_is_left_for_another_pass(host, job_of_kind, controlnet, kind):
+    p = job_of_kind(kind, PLAIN)
+    script = controlnet.with_units(p, (blobs(), "IPAdapter", {}))
+    left = []
+    script.postprocess = lambda p, processed: left.extend(param.control_model.cache for param in script.latest_network.control_params)
+    host.run(p)
+    assert left == [{}]
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize(("steps", "first", "last"), [((0.0, 0.4), 0.0, 0.4), ((0.5, 1.0), 0.5, 0.99)])
+def test_start_and_end_count_within_every_phase(host, job_of_kind, run, kind, steps, first, last):
+    size = {"hr_scale": 4} if kind == "text" else {"width": 256, "height": 256}
+    asked = {**PLAIN, "phases": "progressive"}
+    hint = blobs((256, 256))
+    (made,), script = run(kind, (hint, "ControlNet", {"steps": steps}), asked=asked, **size)
+    shares = script.used[0].acted
+    beginnings = 1 + sum(after < before for before, after in pairwise(shares))
+    assert beginnings >= 2 + (kind == "text")  # of the first pass and of each phase
+    assert first <= min(shares)
+    assert max(shares) <= last
+    assert follows(made, plain(host, job_of_kind, kind, asked, **size)[0], hint)[0] > 0.85
 
 
 def test_an_encoded_hint_is_encoded_once_a_phase_and_cut_like_the_latent(host, job_of_kind, run, monkeypatch):
