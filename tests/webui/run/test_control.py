@@ -86,9 +86,7 @@ def test_lite_units_follow_it_in_img2img_and_stay_out_of_the_hires_pass_as_the_e
     assert far(low, only) <= 1
 
 
-# With prompts apart, the extension itself gives the negative prompt of the first pass what the adapter made for the prompt.
-ADAPTER = ("IPAdapter", {"passes": "high"})
-UNITS = [("ControlNet", {}), ("T2I_Adapter", {}), ("ControlNet", {"name": "tile_colorfix"}), ("AttentionInjection", {}), ADAPTER]
+UNITS = [("ControlNet", {}), ("T2I_Adapter", {}), ("ControlNet", {"name": "tile_colorfix"}), ("AttentionInjection", {}), ("IPAdapter", {})]
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
@@ -99,7 +97,8 @@ def test_any_window_batch_and_prompts_together_or_apart_make_the_same_picture(ho
     host.shared.opts.batch_cond_uncond = False
     apart = run(kind, *units)[0][0]
     assert far(*made) <= 1
-    assert far(made[0], apart) <= 1
+    # With prompts apart, the extension itself gives the negative prompt of a first pass what an adapter has made for the prompt.
+    assert far(made[0], apart) <= 1 or (kind, unit[0]) == ("text", "IPAdapter")
     assert far(made[0], plain(host, job_of_kind, kind)[0]) > 0
 
 
@@ -178,18 +177,18 @@ def test_nothing_that_an_adapter_made_for_windows_is_left_for_another_pass(host,
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
-@pytest.mark.parametrize(("steps", "first", "last"), [((0.0, 0.4), 0.0, 0.4), ((0.5, 1.0), 0.5, 0.99)])
-def test_start_and_end_count_within_every_phase(host, job_of_kind, run, kind, steps, first, last):
-    size = {"hr_scale": 4} if kind == "text" else {"width": 256, "height": 256}
-    asked = {**PLAIN, "phases": "progressive"}
-    hint = blobs((256, 256))
-    (made,), script = run(kind, (hint, "ControlNet", {"steps": steps}), asked=asked, **size)
-    shares = script.used[0].acted
-    beginnings = 1 + sum(after < before for before, after in pairwise(shares))
-    assert beginnings >= 2 + (kind == "text")  # of the first pass and of each phase
-    assert first <= min(shares)
-    assert max(shares) <= last
-    assert follows(made, plain(host, job_of_kind, kind, asked, **size)[0], hint)[0] > 0.85
+@pytest.mark.parametrize(("steps", "inside"), [((0.0, 0.4), {0.0, 0.4}), ((0.5, 1.0), {0.5, 0.8})])
+def test_start_and_end_count_within_every_phase(host, job_of_kind, run, kind, steps, inside):
+    """Of ten steps; a hires job has a first pass before its two phases."""
+    asked, hint = {**PLAIN, "phases": "progressive"}, blobs((192, 192))
+    given = {"steps": 10, "denoising_strength": 0.99} | ({"hr_scale": 3, "hr_second_pass_steps": 10} if kind == "text" else {"width": 192, "height": 192})
+    (made,), script = run(kind, (hint, "ControlNet", {"steps": steps}), asked=asked, **given)
+    shares = [round(share, 3) for share in script.used[0].acted]
+    passes = 1 + sum(after < before for before, after in pairwise(shares))
+    assert passes == (3 if kind == "text" else 2)
+    assert {min(shares), max(shares)} == inside
+    (always,), _ = run(kind, (hint, "ControlNet", {}), asked=asked, **given)
+    assert min(far(made, always), far(made, plain(host, job_of_kind, kind, asked, **given)[0])) > 2
 
 
 def test_an_encoded_hint_is_encoded_once_a_phase_and_cut_like_the_latent(host, job_of_kind, run, monkeypatch):
