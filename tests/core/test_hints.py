@@ -99,3 +99,21 @@ def test_resizing_keeps_what_the_hint_shows(size):
 def test_a_hint_of_another_size_is_refused():
     with pytest.raises(ValueError, match="64, 64"):
         view_hints(noise(8, 9), ViewBatch((8, 8), 1, (Window(0, 0, 8, 8),)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("drawing", [False, True])
+def test_half_precision_changes_the_rounding_alone(dtype, drawing):
+    """Cut to windows the very values; shrunk or resized, the same to the precision of the type."""
+    hint = noise(12, 12).to(dtype)
+    windows = ViewBatch((12, 12), 1, (Window(3, 2, 8, 8), Window(-2, 5, 8, 8)))
+    views = ViewBatch((12, 12), 1, grid=dilated_grid((12, 12), (2, 3)), part=(0, 6))
+    assert torch.equal(view_hints(hint, windows, F, drawing), view_hints(hint.float(), windows, F, drawing).to(dtype))
+    try:
+        shrunk, resized = view_hints(hint, views, F, drawing), resized_hint(hint, (64, 120), drawing)
+    except RuntimeError as error:
+        pytest.skip(f"this torch's CPU cannot: {error}")
+    close = 4 * torch.finfo(dtype).eps
+    assert shrunk.dtype == resized.dtype == dtype
+    torch.testing.assert_close(shrunk.float(), view_hints(hint.float(), views, F, drawing), atol=close, rtol=0)
+    torch.testing.assert_close(resized.float(), resized_hint(hint.float(), (64, 120), drawing), atol=close, rtol=0)

@@ -11,12 +11,14 @@ FIELDS = {
     },
     "scripts/adapter.py": {"PlugableAdapter": "control"},
     "scripts/controlnet_lllite.py": {"LLLiteModule": "cond_image set_cond_image", "PlugableControlLLLite": "modules"},
+    "scripts/ipadapter/plugable_ipadapter.py": {"PlugableIPAdapter": "cache reset"},
 }
 
 # File -> functions, with their parameters in order.
 SIGNATURES = {
     "scripts/controlnet.py": {"Script.postprocess": "self p processed *args"},
     "scripts/hook.py": {"UnetHook.call_vae_using_process": "p x batch_size mask"},
+    "scripts/ipadapter/plugable_ipadapter.py": {"PlugableIPAdapter.reset": "self"},
     "scripts/controlnet_lllite.py": {"LLLiteModule.set_cond_image": "self cond_image"},
 }
 
@@ -49,6 +51,15 @@ LINES = {
         # What ControlLLLite asks before it acts.
         "self.is_in_high_res_fix = is_in_high_res_fix",
         "POSITIVE_MARK_TOKEN = 1024",
+        # From which step to which a unit acts.
+        "current_sampling_percent = (x.sampling_step / x.total_sampling_steps)",
+    ),
+    "scripts/ipadapter/plugable_ipadapter.py": (
+        # Made for the rows of the first call, and kept.
+        "if key in self.cache: return self.cache[key]",
+        "lambda t: t.view(batch_size, -1, attn_heads, head_dim)",
+        "def attn_forward_hacked(self, x, context=None, **kwargs):",
+        "cond_uncond_image_emb=self.image_emb.eval(current_model.cond_mark)",
     ),
     "scripts/controlnet_lllite.py": ("cond_image = cond * 2.0 - 1.0", "if not is_in_high_res_fix:"),
     "scripts/adapter.py": ("if self.control is not None:",),

@@ -31,7 +31,7 @@ def double(host):
 def test_the_double_has_the_attributes(double):
     lite = double.PlugableControlLLLite()
     made = {"Script": double.Script(), "UnetHook": double.UnetHook(), "PlugableAdapter": double.PlugableAdapter(), "PlugableControlLLLite": lite}
-    made |= {"LLLiteModule": next(iter(lite.modules.values()))}
+    made |= {"LLLiteModule": next(iter(lite.modules.values())), "PlugableIPAdapter": double.PlugableIPAdapter()}
     made |= {"ControlParams": double.ControlParams(None, None, None, double.ControlModelType.ControlNet)}
     for _, owner, names in FIELDS:
         assert not [name for name in names.split() if not hasattr(made[owner], name)], owner

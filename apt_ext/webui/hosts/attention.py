@@ -28,7 +28,8 @@ REGIONS_FROM_ATTENTION = (
 REGIONS_AND_TILING = "Regional Prompter's regions do not go round the border of a seamless picture; turn it or Tiling off"
 REGIONS_AND_WORDS = "prompts of Regional Prompter cannot be told apart word by word; set words per window to 0, or turn Regional Prompter off"
 
-BY_ROWS = ("attn_forward_hacked",)  # ControlNet's attention for IP-Adapter goes by each row's own mark, so it works for any number of rows
+# ControlNet's attention for IP-Adapter goes by each row's own mark; what it keeps for a number of rows, controlnet.py lets it forget.
+BY_ROWS = ("attn_forward_hacked",)
 LAST = 0.999  # the extension's own: a region that ends there ends at the border
 EMPTY = 0.5  # where a region begins and ends that a view does not show: not at 1, where the extension makes up for rounding
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 import torch
-from modules import shared
+from modules import script_callbacks, shared
 from torch import nn
 
 FACTOR, MARK, GAIN = 8, 1024, 0.3
@@ -28,12 +28,13 @@ class ControlModelType(Enum):
 
 
 class ControlParams:
-    """A unit. `passes`: of a hires job's two passes it acts in "both", "low" or "high"."""
+    """A unit. `passes`: of a hires job's two passes it acts in "both", "low" or "high". `steps`: from which share of them to which."""
 
-    def __init__(self, control_model, hint, hr_hint, kind, *, name="none", weight=1.0, cfg=False, pooled=False, region=None, passes="both"):
+    def __init__(self, control_model, hint, hr_hint, kind, *, name="none", weight=1.0, cfg=False, pooled=False, region=None, passes="both", steps=(0, 1)):
         self.control_model, self._hint_cond, self.hr_hint_cond = control_model, hint, hr_hint
         self.control_model_type, self.preprocessor, self.weight = kind, {"name": name}, weight
         self.cfg_injection, self.global_average_pooling, self.effective_region_mask, self.passes = cfg, pooled, region, passes
+        self.start_guidance_percent, self.stop_guidance_percent = steps
         self.used_hint_cond = self.used_hint_cond_latent = self.used_hint_inpaint_hijack = None
 
     @property
@@ -111,19 +112,35 @@ class PlugableControlLLLite(nn.Module):
             module.set_cond_image(cond * 2 - 1)
 
 
-MODELS = {"T2I_Adapter": PlugableAdapter, "Controlllite": PlugableControlLLLite}
+class PlugableIPAdapter(nn.Module):
+    """Adds to the rows of the prompt, and keeps what it has made for as many rows as its first call had."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def reset(self):
+        self.cache = {}
+
+    def forward(self, x, cond_mark):
+        if "1_to_v_ip" not in self.cache:
+            self.cache["1_to_v_ip"] = torch.linspace(0.1, 0.4, 4)[None, :, None] * cond_mark[..., 0]  # (rows, tokens, 1)
+        return self.cache["1_to_v_ip"].view(len(x), -1, 1).mean(1)[..., None, None]
+
+
+MODELS = {"T2I_Adapter": PlugableAdapter, "Controlllite": PlugableControlLLLite, "IPAdapter": PlugableIPAdapter}
 
 
 class UnetHook:
     """On the UNet from the beginning of a job to its end.
 
     Attributes:
-        seen: of every call, the unit's used hint, its latent, and the rows of x.
+        seen: of every call, the unit's used hint, its latent, and the rows of x. `acted`: the shares of the steps at which a unit acted.
     """
 
     def __init__(self):
         self.model = self.control_params = None
-        self.seen = []
+        self.seen, self.acted = [], []
 
     @staticmethod
     def call_vae_using_process(p, x, batch_size=None, mask=None):
@@ -148,10 +165,14 @@ class UnetHook:
                 if kind == "AttentionInjection" and param.used_hint_cond_latent is None:
                     param.used_hint_cond_latent = outer.call_vae_using_process(process, param.used_hint_cond, batch_size=len(x))
                 outer.seen.append((param.used_hint_cond, param.used_hint_cond_latent, len(x)))
-                if param.passes == ("low" if hires else "high"):
+                step, steps = script_callbacks.steps_told[-1]
+                if param.passes == ("low" if hires else "high") or not param.start_guidance_percent <= step / steps <= param.stop_guidance_percent:
                     continue
+                outer.acted.append(step / steps)
                 if kind == "Controlllite":
                     total = total if hires else total + sum(module(x) for module in model.modules.values()) * param.weight
+                elif kind == "IPAdapter":
+                    total = total + model(x, cond_mark) * param.weight
                 elif kind == "AttentionInjection":
                     total = total + param.used_hint_cond_latent.mean((1, 2, 3), keepdim=True)
                 elif kind in ("ControlNet", "T2I_Adapter", "ControlLoRA", "InstantID", "ControlNetUnion"):
