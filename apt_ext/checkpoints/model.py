@@ -183,7 +183,7 @@ class Checkpoint:
         for name in ("prompt", "negative"):
             if name in cut:
                 ids = cut[name]["time_ids"].clone()
-                ids[:, 2:4] = corners.repeat(batch.samples, 1)
+                ids[:, 2:4] = batch.spread(corners)
                 placed[name] = {**cut[name], "time_ids": ids}
         return placed
 
@@ -197,7 +197,7 @@ class Checkpoint:
         hints = [resized_hint(hint.to(self.device), size, drawing) for hint, drawing in zip(given, drawings, strict=True)]
 
         def with_hints(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, Any]:
-            seen = [view_hints(hint, batch, self.factor, drawing).repeat(batch.samples, 1, 1, 1) for hint, drawing in zip(hints, drawings, strict=True)]
+            seen = [batch.spread(view_hints(hint, batch, self.factor, drawing)) for hint, drawing in zip(hints, drawings, strict=True)]
             return {**inner(extra, batch), "hints": seen}
 
         return with_hints

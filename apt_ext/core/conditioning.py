@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from apt_ext.core.dilated import DilatedGrid, gather_dilated
+from apt_ext.core.types import Size
 from apt_ext.core.windows import Window, gather_windows
 
 __all__ = ["Condition", "ViewBatch", "condition_views", "own_rows"]
@@ -39,6 +40,14 @@ class ViewBatch:
         """How many views these are."""
         return len(self.windows) if self.grid is None else self.part[1] - self.part[0]
 
+    @property
+    def view_size(self) -> Size:
+        """(rows, columns) of each of them."""
+        if self.grid is None:
+            return Size(self.windows[0].height, self.windows[0].width)
+        (down, across), (rows, columns) = self.grid.dilation, self.size
+        return Size((rows + self.grid.top + self.grid.bottom) // down, (columns + self.grid.left + self.grid.right) // across)
+
     def gather(self, x: Tensor) -> Tensor:
         """(N, C, H, W) at the latent's size -> (N * count, C, h, w), sample-major: the views of the first sample come first."""
         if self.grid is None:
@@ -48,6 +57,10 @@ class ViewBatch:
     def repeat(self, value: Tensor) -> Tensor:
         """(N, ...), a row for each sample -> (N * count, ...), a row for each view of each sample, in the order of `gather`."""
         return value.repeat_interleave(self.count, 0)
+
+    def spread(self, views: Tensor) -> Tensor:
+        """(count, ...), a row for each view -> (samples * count, ...), a row for each view of each sample, in the order of `gather`."""
+        return views.repeat(self.samples, *[1] * (views.ndim - 1))
 
 
 Condition = Callable[[Mapping[str, Any], ViewBatch], Mapping[str, Any]]

@@ -30,19 +30,6 @@ Show = Callable[[ViewBatch], None]
 Encode = Callable[..., Tensor]  # (hint, mask=...) -> its latent
 
 
-def _rows(views: Tensor, batch: ViewBatch) -> Tensor:
-    """(views, C, H, W) -> a row for each view of each sample, in the order of `ViewBatch.gather`."""
-    return views.repeat(batch.samples, 1, 1, 1)
-
-
-def _view_size(batch: ViewBatch) -> tuple[int, int]:
-    """(rows, columns) of a batch's views, in latent pixels."""
-    if batch.grid is None:
-        return batch.windows[0].height, batch.windows[0].width
-    (dr, dc), (rows, columns) = batch.grid.dilation, batch.size
-    return (rows + batch.grid.top + batch.grid.bottom) // dr, (columns + batch.grid.left + batch.grid.right) // dc
-
-
 @dataclass(frozen=True)
 class Unit:
     """One unit of the present job.
@@ -125,12 +112,12 @@ def shown_cut(unit: Unit, size: Size, encode: Encode, inpainting: bool) -> Show:
     region = None if region is None else functional.interpolate(region, size, mode="bilinear")
 
     def rows(value: Tensor | None, batch: ViewBatch) -> Tensor | None:
-        return None if value is None else _rows(batch.gather(value), batch)
+        return None if value is None else batch.spread(batch.gather(value))
 
     def show(batch: ViewBatch) -> None:
         seen = view_hints(hint, batch, FACTOR, drawing)
         # A single view's hint is laid over each row by the extension itself.
-        unit.give(seen if len(seen) == 1 else _rows(seen, batch), rows(latent, batch), rows(hijack, batch))
+        unit.give(seen if len(seen) == 1 else batch.spread(seen), rows(latent, batch), rows(hijack, batch))
         if region is not None:
             unit.param.effective_region_mask = rows(region, batch)
 
@@ -142,7 +129,7 @@ def shown_whole(unit: Unit, size: Size, encode: Encode) -> Show:
     made: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
 
     def show(batch: ViewBatch) -> None:
-        view = _view_size(batch)
+        view = batch.view_size
         if view not in made:
             rows, columns = view
             if unit.kind == REFERENCE:  # attention takes any shape, so a reference keeps its own

@@ -77,11 +77,6 @@ def options_of_call(unet: Any, levels: Tensor) -> dict[str, Any]:
     return options | {"cond_or_uncond": [0], "sigmas": levels, "cond_mark": mark, "cond_indices": indices, "uncond_indices": []}
 
 
-def _rows(views: Tensor, batch: ViewBatch) -> Tensor:
-    """(views, C, H, W) -> a row for each view of each sample, in the order of `ViewBatch.gather`."""
-    return views.repeat(batch.samples, 1, 1, 1)
-
-
 Show = Callable[[ViewBatch], None]
 
 
@@ -98,11 +93,12 @@ def _show(unit: Any, size: Size) -> Show:
     def rows(value: Tensor, batch: ViewBatch, views: Callable[[Tensor], Tensor]) -> Tensor:
         """Of (1 or pictures, ...): for each sample, its picture's views."""
         each = [views(one[None]) for one in value]
-        return _rows(each[0], batch) if len(each) == 1 else _of_samples(each, batch)
+        return batch.spread(each[0]) if len(each) == 1 else _of_samples(each, batch)
 
     def show(batch: ViewBatch) -> None:
         if unit.global_average_pooling:  # how the picture looks, not where: shown whole to every view
-            shown = rows(hint, batch, lambda one: resized_hint(one, _view_pixels(batch), drawing).repeat(batch.count, 1, 1, 1))
+            pixels = (batch.view_size.rows * FACTOR, batch.view_size.columns * FACTOR)
+            shown = rows(hint, batch, lambda one: resized_hint(one, pixels, drawing).repeat(batch.count, 1, 1, 1))
         else:
             shown = rows(hint, batch, lambda one: view_hints(one, batch, FACTOR, drawing))
         if getattr(unit, "channels_in", None) == 1 and shown.shape[1] > 1:  # a T2I adapter of lines
@@ -120,13 +116,6 @@ def _show(unit: Any, size: Size) -> Show:
 
 def _of_samples(each: list[Tensor], batch: ViewBatch) -> Tensor:
     return torch.cat([each[sample % len(each)] for sample in range(batch.samples)])
-
-
-def _view_pixels(batch: ViewBatch) -> tuple[int, int]:
-    if batch.grid is None:
-        return batch.windows[0].height * FACTOR, batch.windows[0].width * FACTOR
-    (dr, dc), (rows, columns) = batch.grid.dilation, batch.size
-    return (rows + batch.grid.top + batch.grid.bottom) // dr * FACTOR, (columns + batch.grid.left + batch.grid.right) // dc * FACTOR
 
 
 def _dtype(unit: Any, hint: Tensor) -> Any:

@@ -124,7 +124,7 @@ def window_corners(
         corners = [(max(0, w.top) * factor + offset[0], max(0, w.left) * factor + offset[1]) for w in batch.windows]
         places = torch.tensor(corners, dtype=torch.float32, device=vector.device)
         vector = vector.clone()
-        vector[:, start:end] = corner(places).to(vector.dtype).repeat(batch.samples, 1)
+        vector[:, start:end] = batch.spread(corner(places).to(vector.dtype))
         return arguments.with_text(cut, sequence, vector)
 
     return condition
