@@ -17,6 +17,7 @@ from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.accordion import build, component, paste_functions, wire_strength
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
+from apt_ext.webui.page.own import own_values
 from apt_ext.webui.page.request import Request, flag, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.state import job_of
@@ -81,7 +82,8 @@ class APTScript(scripts.Script):
                 job.detach(p)
                 return
             request = asked or parse(args, default_values())
-            job.attach(p, replaced(request, overrides))
+            own = own_values(p.init_images[0]) if request.own_settings and getattr(p, "init_images", None) else {}
+            job.attach(p, replaced(replaced(request, own), overrides))
         except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
             job.attach(p, error)
 

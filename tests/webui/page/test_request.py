@@ -50,6 +50,7 @@ def test_the_order_of_the_arguments_is_frozen():
         "hold_width",
         "window",
         "regions",
+        "own_settings",
     ]
 
 
