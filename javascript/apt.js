@@ -20,7 +20,7 @@ function aptFillHost(presetId, values) {
 (function() {
     const NAMES = ["preset", "method", "upscaler", "colour_fix", "phases", "matching", "gamma", "overlap", "jitter", "window_batch", "tiled_vae",
         "save_phases", "word_threshold", "draw_words", "skip_residual", "residual_decay", "dilated_decay", "blur_decay", "blur", "feather",
-        "tolerance", "border", "fill", "reanchor", "window", "regions"];
+        "tolerance", "border", "fill", "reanchor", "window", "regions", "own_settings"];
     const WAIT = 300; // milliseconds after the last change
     const PATIENCE = 5000; // after an error
 

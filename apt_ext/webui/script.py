@@ -18,6 +18,7 @@ from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.accordion import build, component, paste_functions, wire_strength
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
+from apt_ext.webui.page.own import own_values
 from apt_ext.webui.page.request import Request, flag, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.sampling import decode_samples, install
@@ -97,7 +98,8 @@ class APTScript(_WithStrength):
                 detach(p)
                 return
             request = asked or parse(args, default_values())
-            attach(p, replaced(request, overrides))
+            own = own_values(p.init_images[0]) if request.own_settings and getattr(p, "init_images", None) else {}
+            attach(p, replaced(replaced(request, own), overrides))
         except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
             attach(p, error)
 

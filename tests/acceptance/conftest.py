@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 URL = os.environ.get("WEBUI_URL", "").rstrip("/")
-SIDE = 128
+SIDE = int(os.environ.get("WEBUI_SIDE", "128"))  # of a window and of the pictures, in pixels; 64 is quicker
 
 
 def pytest_collection_modifyitems(items):

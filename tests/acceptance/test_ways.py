@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import SIDE, Refused
-from tests.acceptance.ways import NEUTRAL, WAYS, Rig
+from tests.acceptance.ways import NEUTRAL, QUICK, WAYS, Rig
 from tests.ways_table import Row, put_tables
 
 ROWS: dict[str, Row] = {}
@@ -66,11 +66,51 @@ def test_it_works_or_is_refused_and_leaves_the_host_as_it_was(rig, ordinary, way
             assert "\n" not in made.sentence
     else:
         texts = made.info["infotexts"]
-        named = sum("APT method" in text for text in texts)
+        named = sum("APT method" in (text or "") for text in texts)  # the plot leaves those of empty cells out
         sizes = [made.picture(index).size for index in range(len(made.images))]
         ROWS[way.what] = Row(f"{len(sizes)} of {sizes[0][0]} x {sizes[0][1]}" if sizes else "no picture sent", f"{named} of {len(texts)}", same)
         assert not way.refused
-        assert len(sizes) == way.count
+        assert len(sizes) == way.number
         assert way.size is None or set(sizes) == {way.size}
         assert named == (len(texts) if way.claims is None else way.claims)
     assert same, "an ordinary job after this one differs from the one before"
+
+
+PLANNED = [
+    ({"method": "multidiffusion", "overlap": 0.25}, {"hr_scale": 2}),
+    ({"method": "demofusion", "phases": "double", "jitter": 0.5}, {"hr_scale": 3}),
+    ({"preset": "Balanced"}, {"width": SIDE - 8, "height": SIDE + 24, "hr_resize_x": SIDE, "hr_resize_y": SIDE}),
+    ({"method": "accdiffusion", "word_threshold": 0.0}, {"sampler_name": "DPM++ 2S a"}),
+]
+
+
+@pytest.mark.parametrize(("settings", "asked"), PLANNED)
+def test_the_model_is_called_as_often_as_planned(rig, settings, asked):
+    if reason := _lacks(rig, "probe"):
+        pytest.skip(reason)
+    made = rig.hires(rig.probe(), apt=settings, hr_upscaler="Lanczos", **asked)
+    (rows,) = (int(part.removeprefix("Probe rows: ")) for part in made.text.split(", ") if part.startswith("Probe rows"))
+    first, target = (asked.get("width", SIDE), asked.get("height", SIDE)), made.picture().size
+    page = {"img2img": False, "first": first, "target": target, "cut": True, "steps": 2, "hires_steps": 0, "denoising": 0.6, "upscaler": "Lanczos"}
+    page |= {"sampler": asked.get("sampler_name", "Euler"), "scheduler": "Automatic", "settings": QUICK | settings}
+    windows = {name: value for name, value in rig.webui.settings.items() if name.startswith("apt_window")}
+    before = {name: value for name, value in rig.webui.call("/sdapi/v1/options").items() if name in windows}
+    rig.webui.call("/sdapi/v1/options", windows)
+    try:
+        planned = rig.webui.call("/apt/plan", page)
+    finally:
+        rig.webui.call("/sdapi/v1/options", before)
+    sampler_calls = 3 if asked.get("sampler_name") else 2  # of the first pass
+    assert rows == 2 * (planned["evaluations"] + sampler_calls), planned
+
+
+def test_a_job_inside_another_changes_nothing_of_it(rig):
+    if reason := _lacks(rig, "probe"):
+        pytest.skip(reason)
+    asked = {"n_iter": 2, "batch_size": 2}
+    alone = rig.hires(rig.probe(), **asked)
+    for where in ("image", "end"):
+        made = rig.hires(rig.probe(inner=where), **asked)
+        assert made.same(alone), where
+        without = [[part for part in text.split(", ") if not part.startswith("Probe rows")] for one in (made, alone) for text in one.info["infotexts"]]
+        assert without[:4] == without[4:], where

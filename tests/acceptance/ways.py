@@ -16,7 +16,10 @@ from tests.acceptance.conftest import SIDE, Answer, WebUI, apt, encoded
 
 __all__ = ["NEUTRAL", "WAYS", "Rig", "Way"]
 
-LARGE = (2 * SIDE, 2 * SIDE)
+LARGE, THREEFOLD, WIDER, SAME = (2 * SIDE, 2 * SIDE), (3 * SIDE, 3 * SIDE), (SIDE + 64, SIDE + 64), (SIDE, SIDE)
+PLAIN = {"method": "multidiffusion"}
+FREE = (SIDE * 3 // 2 + 8, SIDE * 2 + 8)
+ODD = (3 * SIDE // 4 + 5, SIDE // 2 + 3)
 QUICK = {"phases": "direct", "overlap": 0.0, "jitter": 0.0}  # as few windows as can be
 
 # Settings that a job changes and the host does not put back where its configuration lacks them: every job says them.
@@ -44,16 +47,16 @@ class Way(NamedTuple):
 
     Attributes:
         what: the row's name. `run`: the job.
-        sizes: of the pictures that come back, one for all or one for each. `count`: of them.
+        size: of the pictures that come back, where all have one. `number`: of them.
         claims: how many of the infotexts name APT; None for all.
         refused: words of the sentence, where the job is.
         needs: "probe", "lora" or "checkpoints", where the rig has to have it.
     """
 
     what: str
-    run: Callable[[Rig], Answer]
+    run: Callable[..., Answer]
     size: tuple[int, int] | None = LARGE
-    count: int = 1
+    number: int = 1
     claims: int | None = None
     refused: str = ""
     needs: str = ""
@@ -144,6 +147,11 @@ class Rig:
         return self.img2img(script_name="apt probe batch", script_args=[{"files": content, "taken": taken, "scale": 2}], **asked)
 
 
+def whole(width: int, height: int) -> tuple[int, int]:
+    """The host's own rounding of a size."""
+    return (width + 1) // 8 * 8, (height + 1) // 8 * 8
+
+
 def write_lora(checkpoint: Path, target: Path, seed: int) -> None:
     """A LoRA of rank 4 on the queries and values of every attention of a checkpoint's U-Net, by the names that 1.10.1 itself has for its layers."""
     with checkpoint.open("rb") as file:
@@ -165,31 +173,45 @@ def write_lora(checkpoint: Path, target: Path, seed: int) -> None:
 
 
 def _infotext(method: str) -> str:
-    numbers = "Steps: 3, Sampler: Euler, Schedule type: Automatic, CFG scale: 5, Seed: 7, Size: 128x128, Denoising strength: 0.4"
+    numbers = f"Steps: 3, Sampler: Euler, Schedule type: Automatic, CFG scale: 5, Seed: 7, Size: {SIDE}x{SIDE}, Denoising strength: 0.4"
     return f"a stone\n{numbers}, APT method: {method}, APT phases: direct, APT overlap: 0.5, Hires upscale: 2, Hires upscaler: Lanczos"
 
 
 SCRIPTS = [
-    Way("X/Y/Z plot, axes of APT and of the host", lambda r: r.hires(**r.plot(False, x="[APT] Method: multidiffusion, demofusion", y="Steps: 1, 2")), None, 5),
-    Way("X/Y/Z plot, APT switched by an axis", lambda r: r.hires(**r.plot(False, x="[APT] On: True, False")), None, 3, 2),
-    Way("X/Y/Z plot in img2img, presets and strengths", lambda r: r.img2img(**r.plot(True, x="[APT] Preset: Fast, Balanced", y="Denoising: 0.3, 0.6")), None, 5),
-    Way("X/Y/Z plot, a value that cannot be", lambda r: r.hires(**r.plot(False, x="[APT] Window overlap: 0.25, 9")), refused="9.0 is out of range"),
+    Way("X/Y/Z plot, axes of APT and of the host", lambda r: r.hires(**r.plot(False, x="[APT] Method: multidiffusion, demofusion", y="Steps: 1, 2")), None),
+    Way("X/Y/Z plot, APT switched by an axis", lambda r: r.hires(**r.plot(False, x="[APT] On: False, True")), None, claims=1),
+    Way("X/Y/Z plot in img2img, presets and strengths", lambda r: r.img2img(**r.plot(True, x="[APT] Preset: Fast, Balanced", y="Denoising: 0.3, 0.6")), None),
+    Way("X/Y/Z plot, a value that cannot be (its cell stays empty)", lambda r: r.hires(**r.plot(False, x="[APT] Window overlap: 0.25, 9")), None, claims=2),
     Way("Prompt matrix", lambda r: r.hires(prompt="a leaf|red", **r.script("prompt matrix", False, {})), None, 3),
-    Way("Prompts from file or textbox", lambda r: r.hires(**r.script("prompts from file or textbox", False, {3: 'a stone\n--prompt "a leaf" --steps 2'})), count=2),
+    Way(
+        "Prompts from file or textbox",
+        lambda r: r.hires(**r.script("prompts from file or textbox", False, {3: 'a stone\n--prompt "a leaf" --steps 2'})),
+        number=2,
+    ),
     Way("Loopback", lambda r: r.img2img(**r.script("loopback", True, {0: 2})), None, 3),
-    Way("Poor man's outpainting", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("poor man's outpainting", True, {0: 64}))),
-    Way("Outpainting mk2", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("outpainting mk2", True, {1: 64}))),
-    Way("SD upscale", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("sd upscale", True, {2: "Lanczos"}))),
+    Way("Poor man's outpainting", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("poor man's outpainting", True, {0: 32})), WIDER),
+    Way("Outpainting mk2", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("outpainting mk2", True, {1: 32})), WIDER),
+    Way("SD upscale", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("sd upscale", True, {1: SIDE // 4, 2: "Lanczos"}))),
     Way("img2img alternative test", lambda r: r.img2img(**r.script("img2img alternative test", True, {6: 4})), claims=0),
     Way("Soft inpainting", lambda r: r.img2img({"Soft Inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}}, mask=r.mask(), inpaint_full_res=False)),
     Way("Hypertile, U-Net", lambda r: r.img2img(override_settings={"hypertile_enable_unet": True})),
     Way("Hypertile, U-Net, second pass alone", lambda r: r.hires(override_settings={"hypertile_enable_unet_secondpass": True})),
     Way("Hypertile, VAE", lambda r: r.hires(override_settings={"hypertile_enable_vae": True})),
     Way("Extra options section", lambda r: r.hires({"Extra options": {"args": []}})),
-    Way("A refiner in the hires pass, two phases", lambda r: r.hires(**r.refiner("second pass"), hr_scale=3, apt={"phases": "double"}), (384, 384), needs="checkpoints"),
+    Way(
+        "A refiner in the hires pass, two phases",
+        lambda r: r.hires(**r.refiner("second pass"), hr_scale=3, apt={"phases": "double"}),
+        THREEFOLD,
+        needs="checkpoints",
+    ),
     Way("A refiner in both passes", lambda r: r.hires(**r.refiner("both passes")), needs="checkpoints"),
     Way("A refiner in the first pass", lambda r: r.hires(**r.refiner("first pass")), needs="checkpoints"),
-    Way("A refiner in img2img, two phases", lambda r: r.img2img(**r.refiner("second pass"), width=384, height=384, apt={"phases": "double"}), (384, 384), needs="checkpoints"),
+    Way(
+        "A refiner in img2img, two phases",
+        lambda r: r.img2img(**r.refiner("second pass"), width=3 * SIDE, height=3 * SIDE, apt={"phases": "double"}),
+        THREEFOLD,
+        needs="checkpoints",
+    ),
     Way("A checkpoint of its own for the hires pass", lambda r: r.hires(hr_checkpoint_name=r.other()), needs="checkpoints"),
     Way("A LoRA in the prompt", lambda r: r.hires(prompt=f"a leaf <lora:{r.lora('apt-one', 1)}:1>"), needs="lora"),
     Way("A LoRA in the hires prompt alone", lambda r: r.hires(hr_prompt=f"a leaf <lora:{r.lora('apt-one', 1)}:1>"), needs="lora"),
@@ -202,24 +224,27 @@ SCRIPTS = [
 ]
 
 INNER = [
-    Way("A job inside `postprocess_image`, two batches of two", lambda r: r.hires(r.probe(inner="image"), n_iter=2, batch_size=2), count=4, needs="probe"),
+    Way("A job inside `postprocess_image`, two batches of two", lambda r: r.hires(r.probe(inner="image"), n_iter=2, batch_size=2), number=4, needs="probe"),
     Way("A job inside `postprocess`", lambda r: r.hires(r.probe(inner="end")), needs="probe"),
-    Way("A job inside `postprocess_image` of img2img", lambda r: r.img2img(r.probe(inner="image"), n_iter=2), count=2, needs="probe"),
+    Way("A job inside `postprocess_image` of img2img", lambda r: r.img2img(r.probe(inner="image"), n_iter=2), number=2, needs="probe"),
     Way("A job inside `postprocess` of img2img", lambda r: r.img2img(r.probe(inner="end")), needs="probe"),
 ]
 
 NUMBERS = [
-    *(Way(f"{name} {value:g} with {sampler}", lambda r, n=name, v=value, s=sampler: r.hires(**{n: v}, sampler_name=s)) for name, value, sampler in (
-        ("eta", 0.0, "Euler a"),
-        ("eta", 1.0, "DDIM"),
-        ("s_churn", 5.0, "Euler"),
-        ("s_churn", 100.0, "Heun"),
-        ("s_noise", 1.1, "Euler a"),
-        ("s_noise", 0.0, "DPM++ 2M SDE"),
-        ("s_min_uncond", 3.0, "Euler"),
-        ("cfg_scale", 1.0, "Euler"),
-        ("cfg_scale", 0.0, "Euler"),
-    )),
+    *(
+        Way(f"{name} {value:g} with {sampler}", lambda r, n=name, v=value, s=sampler: r.hires(**{n: v}, sampler_name=s))
+        for name, value, sampler in (
+            ("eta", 0.0, "Euler a"),
+            ("eta", 1.0, "DDIM"),
+            ("s_churn", 5.0, "Euler"),
+            ("s_churn", 100.0, "Heun"),
+            ("s_noise", 1.1, "Euler a"),
+            ("s_noise", 0.0, "DPM++ 2M SDE"),
+            ("s_min_uncond", 3.0, "Euler"),
+            ("cfg_scale", 1.0, "Euler"),
+            ("cfg_scale", 0.0, "Euler"),
+        )
+    ),
     Way("Denoising strength 0, hires", lambda r: r.hires(denoising_strength=0), refused="leaves no step to run"),
     Way("Denoising strength 1e-9, hires", lambda r: r.hires(denoising_strength=1e-9), refused="spreads the steps over a schedule"),
     Way("Denoising strength 1, hires", lambda r: r.hires(denoising_strength=1.0)),
@@ -239,7 +264,9 @@ NUMBERS = [
     Way("Noise seed delta with Euler a", lambda r: r.hires(sampler_name="Euler a", override_settings={"eta_noise_seed_delta": 31337})),
     Way("Token merging", lambda r: r.hires(override_settings={"token_merging_ratio": 0.5})),
     Way("`return_mask`", lambda r: r.img2img(mask=r.mask(), override_settings={"return_mask": True, "return_mask_composite": True}), None, 3),
-    Way("Variation seed, and seed resized from another size", lambda r: r.hires(subseed=3, subseed_strength=0.3, seed_resize_from_w=64, seed_resize_from_h=192)),
+    Way(
+        "Variation seed, and seed resized from another size", lambda r: r.hires(subseed=3, subseed_strength=0.3, seed_resize_from_w=64, seed_resize_from_h=192)
+    ),
     Way("Decoded by an approximation", lambda r: r.hires(override_settings={"sd_vae_decode_method": "Approx cheap"})),
     Way("Encoded and decoded by approximations, img2img", lambda r: r.img2img(override_settings={"sd_vae_decode_method": "Approx cheap"})),
     Way("Colour correction of img2img", lambda r: r.img2img(override_settings={"img2img_color_correction": True})),
@@ -247,13 +274,17 @@ NUMBERS = [
         Way(
             f"`save_images` {saved}, `send_images` {sent}, phases saved {phases}",
             lambda r, s=saved, t=sent, q=phases: r.hires(save_images=s, send_images=t, apt={"save_phases": q}),
-            count=int(sent),
+            number=int(sent),
         )
         for saved in (False, True)
         for sent in (False, True)
         for phases in (False, True)
     ),
-    Way("`do_not_save_samples`, `do_not_save_grid`", lambda r: r.hires(save_images=True, do_not_save_samples=True, do_not_save_grid=True, batch_size=2), count=2),
+    Way(
+        "`do_not_save_samples`, `do_not_save_grid`",
+        lambda r: r.hires(save_images=True, do_not_save_samples=True, do_not_save_grid=True, batch_size=2),
+        number=2,
+    ),
     Way(
         "`infotext` with other values beside it",
         lambda r: r.webui.txt2img(infotext=_infotext("multidiffusion"), hr_sampler_name="Euler", enable_hr=True, seed=3, steps=2),
@@ -266,26 +297,34 @@ NUMBERS = [
 ]
 
 SIZES = [
-    *(Way(f"img2img, resize mode {mode}, another aspect", lambda r, m=mode: r.img2img(resize_mode=m, width=200, height=264), (200, 264)) for mode in range(4)),
-    Way("img2img, an odd size", lambda r: r.img2img(picture=r.picture.resize((101, 67)), width=251, height=171), (248, 168)),
-    Way("img2img, a large odd size", lambda r: r.img2img(picture=r.picture.resize((401, 101)), width=777, height=197, apt={"phases": "direct"}), (776, 192)),
-    Way("img2img, one side under a window", lambda r: r.img2img(picture=r.picture.resize((128, 48)), width=256, height=96), (256, 96)),
-    Way("img2img, to a smaller size", lambda r: r.img2img(width=96, height=64), (96, 64)),
-    Way("img2img, 'only masked'", lambda r: r.img2img(picture=r.picture.resize(LARGE), mask=r.mask(2 * SIDE), inpaint_full_res=True, width=192, height=192)),
-    Way("Hires, one side", lambda r: r.hires(hr_resize_x=200, hr_resize_y=0), (200, 200)),
-    Way("Hires, both sides of another aspect", lambda r: r.hires(width=104, height=152, hr_resize_x=128, hr_resize_y=128), (128, 128)),
-    Way("Hires, one side under a window", lambda r: r.hires(width=128, height=64, hr_scale=1.5), (192, 96)),
+    *(
+        Way(f"img2img, resize mode {mode}, another aspect", lambda r, m=mode: r.img2img(resize_mode=m, width=FREE[0], height=FREE[1]), FREE)
+        for mode in range(4)
+    ),
+    Way("img2img, an odd size", lambda r: r.img2img(picture=r.picture.resize(ODD), width=2 * ODD[0] + 1, height=2 * ODD[1] + 1), whole(2 * ODD[0], 2 * ODD[1])),
+    Way("img2img, an odd size above 768", lambda r: r.img2img(picture=r.picture.resize((401, 33)), width=777, height=69, apt=PLAIN), (776, 64)),
+    Way("img2img, one side under a window", lambda r: r.img2img(picture=r.picture.resize((SIDE, 24)), width=2 * SIDE, height=48), (2 * SIDE, 48)),
+    Way("img2img, to a smaller size", lambda r: r.img2img(width=48, height=32), (48, 32)),
+    Way("img2img, only masked", lambda r: r.img2img(picture=r.picture.resize(LARGE), mask=r.mask(2 * SIDE), width=FREE[0], height=FREE[0])),
+    Way("Hires, one side", lambda r: r.hires(hr_resize_x=FREE[0], hr_resize_y=0), (FREE[0], FREE[0])),
+    Way("Hires, both sides of another aspect", lambda r: r.hires(width=SIDE - 8, height=SIDE + 24, hr_resize_x=SIDE, hr_resize_y=SIDE), SAME),
+    Way("Hires, one side under a window", lambda r: r.hires(height=SIDE // 2, hr_scale=1.5), (SIDE * 3 // 2, SIDE * 3 // 4)),
     Way("Hires, smaller than the first pass", lambda r: r.hires(hr_scale=0.5), refused="is smaller than"),
-    Way("Hires, as large as the first pass", lambda r: r.hires(hr_scale=1), (128, 128)),
-    Way("Hires, sizes as before version 1.0", lambda r: r.hires(width=192, height=192, override_settings={"use_old_hires_fix_width_height": True}), None),
+    Way("Hires, as large as the first pass", lambda r: r.hires(hr_scale=1), SAME),
     Way("Gallery's button, a picture of the sliders' size", lambda r: r.hires(r.probe(firstpass=encoded(r.picture))), needs="probe"),
-    Way("Gallery's button, another picture", lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize((160, 96))))), needs="probe"),
-    Way("Gallery's button, a larger one than the target", lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize((512, 512))))), refused="smaller", needs="probe"),
+    Way("Gallery's button, another picture", lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize((SIDE + 16, SIDE - 16))))), needs="probe"),
+    Way("Gallery's button, a larger picture", lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize(THREEFOLD)))), refused="smaller", needs="probe"),
     Way(
         "Batch tab, mixed files",
-        lambda r: r.batch({"a.png": r.picture, "b.jpg": r.picture.resize((101, 67)), "c.png": r.picture.convert("L").resize((64, 128)), "d.webp": r.picture}),
+        lambda r: r.batch({"a.png": r.picture, "b.jpg": r.picture.resize(ODD), "c.png": r.picture.convert("L").resize((24, SIDE)), "d.webp": r.picture}),
         None,
         4,
+        needs="probe",
+    ),
+    Way(
+        "Batch tab, each file's own settings",
+        lambda r: r.batch({"a.png": r.picture, "b.png": r.picture}, ["Prompt"], {"b.png": _infotext("multidiffusion")}, apt={"own_settings": True}),
+        number=2,
         needs="probe",
     ),
 ]

@@ -42,7 +42,7 @@ def test_tensors_at_latent_size_are_cut_like_the_latent(size: tuple[int, int], s
         batch = ViewBatch(size, samples, grid=grid, part=part, fill=fill)
         assert batch.count == part[1] - part[0]
         assert torch.equal(condition_views({"mask": mask}, batch)["mask"], every[:, part[0] : part[1]].flatten(0, 1))
-        assert batch.view_size == every.shape[-2:]
+        assert tuple(batch.view_size) == tuple(every.shape[-2:])
 
 
 def test_what_views_have_of_their_own_is_laid_beside_what_is_cut_for_them() -> None:
@@ -51,7 +51,7 @@ def test_what_views_have_of_their_own_is_laid_beside_what_is_cut_for_them() -> N
     marks = torch.arange(14.0 * 11).view(1, 1, *size)
     for batch in (local(size, samples), ViewBatch(size, samples, grid=dilated_grid(size, (2, 1), "reflect", 1), part=(0, 2))):
         cut = batch.gather(marks.repeat(samples, 1, 1, 1))
-        assert cut.shape[-2:] == batch.view_size
+        assert tuple(cut.shape[-2:]) == tuple(batch.view_size)
         assert torch.equal(batch.spread(batch.gather(marks)), cut)
         assert torch.equal(batch.spread(batch.gather(marks)[:, 0, 0, 0]), cut[:, 0, 0, 0])
 

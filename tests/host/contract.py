@@ -7,11 +7,12 @@ SIGNATURES = {
     "modules/images.py": {
         "flatten": "img bgcolor",
         "get_font": "fontsize",
+        "read_info_from_image": "image",
         "resize_image": "resize_mode im width height upscaler_name",
         "save_image": "image path basename seed prompt extension info short_filename no_prompt grid pnginfo_section_name p existing_info"
         " forced_filename suffix save_to_dirs",
     },
-    "modules/infotext_utils.py": {"PasteField.__new__": "cls component target api"},
+    "modules/infotext_utils.py": {"PasteField.__new__": "cls component target api", "parse_generation_parameters": "x skip_fields"},
     "modules/options.py": {
         "OptionInfo.__init__": "self default label component component_args onchange section refresh comment_before comment_after infotext"
         " restrict_api category_id",

@@ -107,7 +107,7 @@ def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[
     row("gamma", "window")
     row("overlap", "jitter")
     row("window_batch")
-    row("tiled_vae", "save_phases")
+    row("tiled_vae", "save_phases", "own_settings")
     row("border", "reanchor", "skip_residual")
     row("residual_decay", "dilated_decay", "blur_decay")
     row("blur", "feather", "tolerance")

@@ -86,6 +86,7 @@ CONTROLS: tuple[Control, ...] = (
     _option("reanchor"),
     _option("window"),
     _option("regions"),
+    Control("own_settings", False, "Settings from the picture", "img2img, also its batch tab: a picture whose infotext names APT is enlarged as it says there"),
 )
 STRENGTH = "The denoising strength: 0.25 sharpens and adds texture, from about 0.4 small things turn into other things"
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)

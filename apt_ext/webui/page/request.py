@@ -13,7 +13,7 @@ from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults
 
 __all__ = ["Request", "flag", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
 
-SWITCHES = ("tiled_vae", "save_phases", "draw_words")
+SWITCHES = ("tiled_vae", "save_phases", "draw_words", "own_settings")
 NOT_IN_PRESETS = ("window_batch", "regions")  # one is the machine's, the other the picture's
 
 
@@ -25,6 +25,7 @@ class Request:
     tiled_vae: bool = True
     save_phases: bool = False
     draw_words: bool = False
+    own_settings: bool = False
 
 
 def preset_values(preset: Any) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def test_the_order_of_the_arguments_is_frozen():
         "reanchor",
         "window",
         "regions",
+        "own_settings",
     ]
 
 

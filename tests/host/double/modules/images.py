@@ -8,6 +8,11 @@ def get_font(fontsize):
     return ImageFont.load_default(fontsize)
 
 
+def read_info_from_image(image):
+    items = dict(image.info)
+    return items.pop("parameters", None), items
+
+
 def resize_image(resize_mode, im, width, height, upscaler_name=None):
     """Stretch (0), fill and cut (1), or fit and leave room (2); without a name, by the setting for img2img."""
     name = upscaler_name or shared.opts.upscaler_for_img2img
