@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str] | None]] = {
     "apt_ext.checkpoints": ({"apt_ext", "apt_ext.checkpoints", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
     "apt_ext.__main__": ({"apt_ext.demo.cli"}, set()),
     "apt_ext": (set(), set()),
+    "bench.originals": ({"apt_ext", "bench", "bench.originals", "apt_ext.checkpoints", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
     "bench": ({"apt_ext", "bench", "apt_ext.demo", "apt_ext.core", "apt_ext.options"}, None),
 }
 

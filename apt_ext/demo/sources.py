@@ -15,7 +15,7 @@ from apt_ext.demo.samplers import HIGHEST, make_sampler, make_sigmas
 from apt_ext.demo.upscalers import enlarger
 from apt_ext.demo.wanted import BaseJob, Model, Source
 
-__all__ = ["PHASE_NOISE", "PHASE_SAMPLER", "from_picture", "from_words", "start_size", "stream"]
+__all__ = ["BASE_NOISE", "FIRST_STEPS", "PHASE_NOISE", "PHASE_SAMPLER", "from_picture", "from_words", "start_size", "stream"]
 
 
 def stream(seed: int, kind: int, number: int = 0) -> int:
@@ -24,6 +24,7 @@ def stream(seed: int, kind: int, number: int = 0) -> int:
 
 
 BASE_NOISE, BASE_SAMPLER, PHASE_NOISE, PHASE_SAMPLER = range(4)
+FIRST_STEPS = 30
 
 
 def start_size(model: Model, size: Size, scale: float) -> Size:
@@ -56,7 +57,7 @@ def from_picture(model: Model, image: Image.Image, job: BaseJob | None = None) -
     return Source(z, small, image.size, picture)
 
 
-def from_words(model: Model, job: BaseJob, steps: int = 30, size: tuple[int, int] | None = None) -> Source:
+def from_words(model: Model, job: BaseJob, steps: int = FIRST_STEPS, size: tuple[int, int] | None = None) -> Source:
     """Let the model make a picture of its own by the job's words, (rows, columns) in latent pixels, or of its own size."""
     size = size or model.first_size
     generator = torch.Generator().manual_seed(stream(job.seed, BASE_NOISE))
