@@ -51,6 +51,12 @@ LINES = {
         # What ControlLLLite asks before it acts.
         "self.is_in_high_res_fix = is_in_high_res_fix",
         "POSITIVE_MARK_TOKEN = 1024",
+        # Which rows are the prompt's. In place, and once; without marks, all rows are.
+        "def mark_prompt_context(x, positive):",
+        "if prompt_context_is_marked(cond): return x",
+        "x.batch = mark_prompt_context(x.batch, positive)",
+        "x.schedules = mark_prompt_context(x.schedules, positive)",
+        "mark_batch = torch.ones(size=(x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device)",
         # From which step to which a unit acts.
         "current_sampling_percent = (x.sampling_step / x.total_sampling_steps)",
     ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,19 @@ class Control:
             return shown_whole(unit, size, encode)
         return shown_cut(unit, size, encode, getattr(self._network.model, "in_channels", 4) == 9)
 
+    def prompts(self, c: Any, uc: Any) -> tuple[Any, Any]:
+        """A pass's prompts and negative prompts, told apart for IP-Adapters; neither is written to.
+
+        The extension marks both, but in a hires pass, whose prompts the host makes later. There by itself it uses what it made in the first
+        pass for as many rows; windows have other numbers of rows, so that has to be made anew, and needs the marks.
+        """
+        if not any(isinstance(unit, AttentionUnit) for unit in self._units):
+            return c, uc
+        mark = getattr(type(self._network).hook, "__globals__", {}).get("mark_prompt_context")
+        if mark is None:
+            raise ValueError(UNKNOWN.format("it has no mark_prompt_context"))
+        return mark(_own_lists(c), positive=True), mark(_own_lists(uc), positive=False)
+
     def condition(self, inner: Condition) -> Condition:
         """`inner`, with every unit shown what the call's views see."""
 
@@ -83,6 +97,17 @@ class Control:
             return inner(extra, batch)
 
         return with_hints
+
+
+def _own_lists(prompts: Any) -> Any:
+    """The host's conditioning, with lists and their holders of its own: the host keeps the given ones for the next job."""
+    if isinstance(prompts, list):
+        return [_own_lists(one) for one in prompts]
+    own = copy(prompts)
+    for name in ("batch", "schedules"):
+        if hasattr(own, name):
+            setattr(own, name, _own_lists(getattr(own, name)))
+    return own
 
 
 def _scripts(p: Any) -> list[Any]:

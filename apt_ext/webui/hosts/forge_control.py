@@ -152,6 +152,10 @@ class ForgeControl:
             finally:
                 self._shows = []
 
+    def prompts(self, c: Any, uc: Any) -> tuple[Any, Any]:
+        """The host itself tells its units which rows are the prompt's."""
+        return c, uc
+
     def condition(self, inner: Condition) -> Condition:
         """See `Control`; the host's own options of a call follow its rows into their views."""
 

@@ -62,6 +62,10 @@ class Control(Protocol):
         """Within the block, the latent is of this size (rows, columns); afterwards every unit has its own hint back."""
         ...
 
+    def prompts(self, c: Any, uc: Any) -> tuple[Any, Any]:
+        """What a pass is conditioned on, its prompts and negative prompts, as the units have to see them; neither is written to."""
+        ...
+
     def condition(self, inner: Condition) -> Condition:
         """`inner`, with every unit shown what the call's views see."""
         ...

@@ -156,8 +156,9 @@ class _Sampling:
     """
 
     def __init__(self, run: Pass, whole: Tensor, args: tuple[Any, ...], steps: int | None, image_conditioning: Tensor | None):
-        self.run, self.whole, self.args, self.steps, self.image_conditioning = run, whole, args, steps, image_conditioning
+        self.run, self.whole, self.steps, self.image_conditioning = run, whole, steps, image_conditioning
         self.control, self.hooks = host().control_of(run.p), hooks_of(run.p, shared.sd_model)
+        self.args = self.control.prompts(*args)
         self.batch = self.hooks.most(self.control.most(run.layout.plan.setups[0].options.window_batch))  # what memory has taught goes on to the next phase
 
     def __call__(self, setup: PhaseSetup, start: PhaseStart) -> Tensor:

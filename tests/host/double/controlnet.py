@@ -154,9 +154,7 @@ class UnetHook:
         outer = self
 
         def forward(self, x, context):
-            marks = context[:, 0].mean(-1)
-            assert marks.abs().eq(MARK).all(), "a prompt without its mark"
-            cond_mark, context = (marks > 0).float()[:, None, None, None], context[:, 1:]
+            cond_mark, context = unmark_prompt_context(context)
             choices = [param.choose(x) for param in outer.control_params]
             hires = any(choices)
             total = torch.zeros_like(x[:, :1])
@@ -194,18 +192,42 @@ class UnetHook:
             del self.model._original_forward
 
 
+def prompt_context_is_marked(x):
+    return bool(x[..., 0, :].abs().eq(MARK).all())
+
+
 def _marked(cond, sign):
-    return torch.cat([torch.zeros_like(cond[..., :1, :]) + sign * MARK, cond], dim=-2)
+    return cond if prompt_context_is_marked(cond) else torch.cat([torch.zeros_like(cond[..., :1, :]) + sign * MARK, cond], dim=-2)
+
+
+def mark_prompt_context(x, positive):
+    """In place, as far as there are lists."""
+    if isinstance(x, list):
+        x[:] = [mark_prompt_context(one, positive) for one in x]
+        return x
+    for name in ("batch", "schedules"):
+        if hasattr(x, name):
+            setattr(x, name, mark_prompt_context(getattr(x, name), positive))
+            return x
+    sign = 1 if positive else -1
+    return _marked(x, sign) if isinstance(x, torch.Tensor) else x._replace(cond=_marked(x.cond, sign))
+
+
+def unmark_prompt_context(x):
+    """(1 for rows of the prompt, the context without its marks); without marks, every row counts as the prompt's."""
+    if not prompt_context_is_marked(x):
+        assert not x[:, 0].abs().eq(MARK).all(-1).any(), "a prompt without its mark"
+        return torch.ones(len(x), 1, 1, 1), x
+    return (x[:, 0].mean(-1) > 0).float()[:, None, None, None], x[:, 1:]
 
 
 def _mark_prompts(p):
+    """Those of the first pass: a hires pass's are made by the host when the extension has done its part."""
     original = p.conditioning
 
     def conditioning(prompts, steps, hires_steps=None):
         made, uncond = original(prompts, steps, hires_steps)
-        for part in {id(part): part for parts in made.batch for part in parts}.values():
-            part.schedules = [one._replace(cond=_marked(one.cond, 1)) for one in part.schedules]
-        return made, _marked(uncond, -1)
+        return (made, uncond) if p.is_hr_pass else (mark_prompt_context(made, True), mark_prompt_context(uncond, False))
 
     p.conditioning = conditioning
 

@@ -176,6 +176,18 @@ def test_nothing_that_an_adapter_made_for_windows_is_left_for_another_pass(host,
     assert left == [{}]
 
 
+def test_in_a_hires_pass_an_adapter_acts_for_the_prompt_alone_and_the_host_s_prompts_stay_what_they_are(host, job_of_kind, controlnet, monkeypatch):
+    act, marks = controlnet.PlugableIPAdapter.forward, []
+    monkeypatch.setattr(controlnet.PlugableIPAdapter, "forward", lambda self, x, mark: marks.append(float(mark.mean())) or act(self, x, mark))
+    p = job_of_kind("text", PLAIN)
+    controlnet.with_units(p, (blobs(), "IPAdapter", {}))
+    host.run(p)
+    assert set(marks) == {0.5}
+    made, uncond = p.c
+    assert not controlnet.prompt_context_is_marked(uncond)
+    assert not any(controlnet.prompt_context_is_marked(one.cond) for parts in made.batch for part in parts for one in part.schedules)
+
+
 @pytest.mark.parametrize("kind", ["text", "picture"])
 @pytest.mark.parametrize(("steps", "inside"), [((0.0, 0.4), {0.0, 0.4}), ((0.5, 1.0), {0.5, 0.8})])
 def test_start_and_end_count_within_every_phase(host, job_of_kind, run, kind, steps, inside):
