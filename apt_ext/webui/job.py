@@ -192,6 +192,7 @@ class _as_hires:
 def _announce(p: Any, job: Job, layout: Layout, hires: bool) -> None:
     """Give the phases their share of the host's bar, unless another script has laid the bar out already."""
     steps = layout.plan.steps * len(layout.plan.setups)
+    job.first_job = shared.state.job_no
     if not hires:
         if shared.state.job_count in (-1, p.n_iter):
             shared.total_tqdm.updateTotal(steps * p.n_iter)
@@ -211,7 +212,10 @@ def install(p: Any) -> None:
         return
     sampler = p.sampler
     job.ran, job.small = False, []
-    if isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not hires:
+    text = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
+    if not hires and job.first_job is not None:  # a batch begins; jobs that other scripts ran within the one before have moved the bar
+        shared.state.job_no = min(shared.state.job_no, job.first_job + p.iteration * (1 + job.jobs if text else 1))
+    if text and not hires:
         if job.words:
             listen(p, job, sampler)
         return

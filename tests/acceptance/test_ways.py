@@ -1,6 +1,6 @@
 """Every way that the host has of making a picture, with APT on: what comes of it, what the infotext claims, and whether it leaves the host as it was.
 
-With WAYS_TABLE the table is written into that page, docs/ways.md.
+With WAYS_TABLE=docs/ways.md what came of each is written into its row there.
 """
 
 import os
@@ -10,10 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import SIDE, Refused
 from tests.acceptance.ways import NEUTRAL, QUICK, WAYS, Rig
-from tests.ways_table import Row, put_tables
-
-ROWS: dict[str, Row] = {}
-
+from tests.ways_table import Row, put_rows
 
 @pytest.fixture(scope="module")
 def rig(webui):
@@ -33,11 +30,9 @@ def ordinary(rig):
     return lambda: all(now.same(then) for now, then in zip(jobs(), before, strict=True))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table():
-    yield
+def _note(way, row):
     if page := os.environ.get("WAYS_TABLE"):
-        put_tables(Path(page), ROWS)
+        put_rows(Path(page), {way.what: row})
 
 
 def _lacks(rig, needs):
@@ -58,7 +53,7 @@ def test_it_works_or_is_refused_and_leaves_the_host_as_it_was(rig, ordinary, way
     made = rig.webui.outcome(lambda: way.run(rig))
     same = ordinary()
     if isinstance(made, Refused):
-        ROWS[way.what] = Row(f"refused: {made.sentence}" if made.status == 422 else f"error: {made}", "", same)
+        _note(way, Row(f"refused: {made.sentence}" if made.status == 422 else f"error: {made}", "", same))
         assert way.refused, made
         assert way.refused in str(made)
         if way.refused != "the probe failed":  # that is an error of the model's own
@@ -68,7 +63,7 @@ def test_it_works_or_is_refused_and_leaves_the_host_as_it_was(rig, ordinary, way
         texts = made.info["infotexts"]
         named = sum("APT method" in (text or "") for text in texts)  # the plot leaves those of empty cells out
         sizes = [made.picture(index).size for index in range(len(made.images))]
-        ROWS[way.what] = Row(f"{len(sizes)} of {sizes[0][0]} x {sizes[0][1]}" if sizes else "no picture sent", f"{named} of {len(texts)}", same)
+        _note(way, Row(f"{len(sizes)} of {sizes[0][0]} x {sizes[0][1]}" if sizes else "made, not sent", f"{named} of {len(texts)}", same))
         assert not way.refused
         assert len(sizes) == way.number
         assert way.size is None or set(sizes) == {way.size}
