@@ -1,4 +1,4 @@
-"""The tables of docs/ways.md, which `tests/acceptance/test_ways.py` writes."""
+"""The rows of docs/ways.md, which `tests/acceptance/test_ways.py` writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Row", "put_tables"]
+__all__ = ["Row", "put_rows"]
 
 
 class Row(NamedTuple):
@@ -21,7 +21,7 @@ class Row(NamedTuple):
         return f"| {what} | {self.outcome} | {self.claims} | {'the same' if self.same else 'DIFFERS'} |"
 
 
-def put_tables(page: Path, rows: Mapping[str, Row]) -> None:
+def put_rows(page: Path, rows: Mapping[str, Row]) -> None:
     """Put what was measured into the rows of a page that it has already; the others stay."""
     lines = page.read_text().splitlines()
     for at, line in enumerate(lines):

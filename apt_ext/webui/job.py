@@ -164,6 +164,7 @@ class _as_hires:
 def _announce(p: Any, job: Job, layout: Layout, hires: bool) -> None:
     """Give the phases their share of the host's bar, unless another script has laid the bar out already."""
     steps = layout.plan.steps * len(layout.plan.setups)
+    job.first_job = shared.state.job_no
     if not hires:
         if shared.state.job_count in (-1, p.n_iter):
             shared.total_tqdm.updateTotal(steps * p.n_iter)

@@ -36,7 +36,10 @@ def install(p: Any) -> None:
         return
     sampler = p.sampler
     job.ran, job.small = False, []
-    if isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not hires:
+    text = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
+    if not hires and job.first_job is not None:  # a batch begins; jobs that other scripts ran within the one before have moved the bar
+        shared.state.job_no = min(shared.state.job_no, job.first_job + p.iteration * (1 + job.jobs if text else 1))
+    if text and not hires:
         if job.words:
             listen(p, job, sampler)
         return

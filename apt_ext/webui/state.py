@@ -35,7 +35,7 @@ class Job:
         upscaler: what enlarges, from `upscalers.resolved`. `own_upscaler`: whether that is APT's setting, and not the host's field.
             `named`: whether the host's field was empty and is filled for the length of the job.
         ran: whether the phases of this batch have run. `small`: the pictures that they started from, and a mask of what may change.
-        jobs: how many jobs of the host's bar the phases take.
+        jobs: how many jobs of the host's bar the phases take. `first_job`: where the bar stood when this run began.
         follow: for the hires pass, what to call where another model takes the first one's place; see `tiled_vae`.
         around: the axes along which the picture is seamless.
         seen: where the first pass saw the words of its prompts, for the hires pass of one batch.
@@ -53,6 +53,7 @@ class Job:
     ran: bool = False
     small: list[Image.Image] = field(default_factory=list)
     jobs: int = 1
+    first_job: int | None = None
     follow: Callable[[Any], None] = stay
     around: Around = NOWHERE
     seen: Seen | None = None

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 class Refused(Exception):
     def __init__(self, status, body):
         super().__init__(body.get("detail") or body)
-        self.status, self.sentence = status, str(body.get("detail"))
+        self.status, self.sentence, self.body = status, str(body.get("detail")), body
 
 
 class Answer:

@@ -331,7 +331,7 @@ SIZES = [
 
 FAILURES = [
     Way("An error in the first pass", lambda r: r.hires(r.probe(fail="error", at=2)), refused="the probe failed", needs="probe"),
-    Way("An error in a phase", lambda r: r.hires(r.probe(fail="error", at=9)), refused="the probe failed", needs="probe"),
+    Way("An error in a phase", lambda r: r.hires(r.probe(fail="error", at=4)), refused="the probe failed", needs="probe"),
     Way("An error in img2img", lambda r: r.img2img(r.probe(fail="error", at=2)), refused="the probe failed", needs="probe"),
     Way("Out of memory once, window batch 4", lambda r: r.hires(r.probe(fail="memory once", at=5)), needs="probe"),
     Way("Out of memory for good, by CUDA", lambda r: r.hires(r.probe(fail="cuda memory", at=5)), refused="one window alone", needs="probe"),

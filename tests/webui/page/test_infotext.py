@@ -38,6 +38,54 @@ def test_another_job_that_shares_the_infotext_takes_nothing_from_it(host, monkey
     assert entries(texts[0]) > 20
 
 
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_another_job_inside_one_leaves_pictures_bar_and_infotext_as_they_were(host, job_of_kind, picture, monkeypatch, kind):
+    """A script's own job in `postprocess_image`, with the same scripts, as ADetailer's."""
+    script, inner = host.adapter("script").APTScript, []
+    after = script.postprocess_image
+
+    def ran(inside):
+        bar, texts, depth = [], [], []
+
+        def on_call():
+            if not depth:
+                bar.append((host.shared.state.job_no, host.shared.state.job_count))
+
+        def postprocess_image(self, p, pp, *args):
+            after(self, p, pp, *args)
+            if depth or not inside:
+                return
+            depth.append(1)
+            job = host.picture_job(*args, init_images=[pp.image], width=64, height=64, extra_generation_params=p.extra_generation_params)
+            inner.append(host.processing.process_images(job))
+            depth.pop()
+            texts.append(dict(p.extra_generation_params))
+
+        monkeypatch.setattr(script, "postprocess_image", postprocess_image)
+        host.model.on_call = on_call
+        p = job_of_kind(kind, n_iter=3, batch_size=2)
+        made = host.run(p)
+        return made, bar, {name: value for name, value in p.extra_generation_params.items() if name.startswith("APT")}
+
+    pictures, bar, text = ran(False)
+    with_inner = ran(True)
+    assert len(inner) == 6
+    assert [far(one, other) for one, other in zip(pictures, with_inner[0], strict=True)] == [0] * 6
+    assert with_inner[1:] == (bar, text)
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_the_bar_of_a_script_around_the_jobs_goes_on(host, job_of_kind, kind):
+    """As the plot does: jobs one after the other, and one bar."""
+    host.shared.state = state = host.shared.State()
+    state.job_count, at = 100, []
+    host.model.on_call = lambda: at.append(state.job_no / state.job_count)
+    for given in ({}, {"enable_hr": False} if kind == "text" else {}, {}):
+        host.processing.process_images(job_of_kind(kind, **given))
+    assert at == sorted(at)
+    assert state.job_no == (5 if kind == "text" else 3)
+
+
 def test_a_copy_of_a_job_does_not_clear_the_first_one_s_entries(host):
     p = host.text_job(ON)
     host.run(p)
