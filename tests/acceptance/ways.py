@@ -172,10 +172,16 @@ def _infotext(method: str) -> str:
 SCRIPTS = [
     Way("X/Y/Z plot, axes of APT and of the host", lambda r: r.hires(**r.plot(False, x="[APT] Method: multidiffusion, demofusion", y="Steps: 1, 2")), None, 5),
     Way("X/Y/Z plot, APT switched by an axis", lambda r: r.hires(**r.plot(False, x="[APT] On: True, False")), None, 3, 2),
-    Way("X/Y/Z plot in img2img, presets and strengths", lambda r: r.img2img(**r.plot(True, x="[APT] Preset: Fast, Balanced", y="Denoising: 0.3, 0.6")), None, 5),
+    Way(
+        "X/Y/Z plot in img2img, presets and strengths", lambda r: r.img2img(**r.plot(True, x="[APT] Preset: Fast, Balanced", y="Denoising: 0.3, 0.6")), None, 5
+    ),
     Way("X/Y/Z plot, a value that cannot be", lambda r: r.hires(**r.plot(False, x="[APT] Window overlap: 0.25, 9")), refused="9.0 is out of range"),
     Way("Prompt matrix", lambda r: r.hires(prompt="a leaf|red", **r.script("prompt matrix", False, {})), None, 3),
-    Way("Prompts from file or textbox", lambda r: r.hires(**r.script("prompts from file or textbox", False, {3: 'a stone\n--prompt "a leaf" --steps 2'})), count=2),
+    Way(
+        "Prompts from file or textbox",
+        lambda r: r.hires(**r.script("prompts from file or textbox", False, {3: 'a stone\n--prompt "a leaf" --steps 2'})),
+        count=2,
+    ),
     Way("Loopback", lambda r: r.img2img(**r.script("loopback", True, {0: 2})), None, 3),
     Way("Poor man's outpainting", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("poor man's outpainting", True, {0: 64}))),
     Way("Outpainting mk2", lambda r: r.img2img(width=SIDE, height=SIDE, **r.script("outpainting mk2", True, {1: 64}))),
@@ -186,10 +192,20 @@ SCRIPTS = [
     Way("Hypertile, U-Net, second pass alone", lambda r: r.hires(override_settings={"hypertile_enable_unet_secondpass": True})),
     Way("Hypertile, VAE", lambda r: r.hires(override_settings={"hypertile_enable_vae": True})),
     Way("Extra options section", lambda r: r.hires({"Extra options": {"args": []}})),
-    Way("A refiner in the hires pass, two phases", lambda r: r.hires(**r.refiner("second pass"), hr_scale=3, apt={"phases": "double"}), (384, 384), needs="checkpoints"),
+    Way(
+        "A refiner in the hires pass, two phases",
+        lambda r: r.hires(**r.refiner("second pass"), hr_scale=3, apt={"phases": "double"}),
+        (384, 384),
+        needs="checkpoints",
+    ),
     Way("A refiner in both passes", lambda r: r.hires(**r.refiner("both passes")), needs="checkpoints"),
     Way("A refiner in the first pass", lambda r: r.hires(**r.refiner("first pass")), needs="checkpoints"),
-    Way("A refiner in img2img, two phases", lambda r: r.img2img(**r.refiner("second pass"), width=384, height=384, apt={"phases": "double"}), (384, 384), needs="checkpoints"),
+    Way(
+        "A refiner in img2img, two phases",
+        lambda r: r.img2img(**r.refiner("second pass"), width=384, height=384, apt={"phases": "double"}),
+        (384, 384),
+        needs="checkpoints",
+    ),
     Way("A checkpoint of its own for the hires pass", lambda r: r.hires(hr_checkpoint_name=r.other()), needs="checkpoints"),
     Way("A LoRA in the prompt", lambda r: r.hires(prompt=f"a leaf <lora:{r.lora('apt-one', 1)}:1>"), needs="lora"),
     Way("A LoRA in the hires prompt alone", lambda r: r.hires(hr_prompt=f"a leaf <lora:{r.lora('apt-one', 1)}:1>"), needs="lora"),
@@ -209,17 +225,20 @@ INNER = [
 ]
 
 NUMBERS = [
-    *(Way(f"{name} {value:g} with {sampler}", lambda r, n=name, v=value, s=sampler: r.hires(**{n: v}, sampler_name=s)) for name, value, sampler in (
-        ("eta", 0.0, "Euler a"),
-        ("eta", 1.0, "DDIM"),
-        ("s_churn", 5.0, "Euler"),
-        ("s_churn", 100.0, "Heun"),
-        ("s_noise", 1.1, "Euler a"),
-        ("s_noise", 0.0, "DPM++ 2M SDE"),
-        ("s_min_uncond", 3.0, "Euler"),
-        ("cfg_scale", 1.0, "Euler"),
-        ("cfg_scale", 0.0, "Euler"),
-    )),
+    *(
+        Way(f"{name} {value:g} with {sampler}", lambda r, n=name, v=value, s=sampler: r.hires(**{n: v}, sampler_name=s))
+        for name, value, sampler in (
+            ("eta", 0.0, "Euler a"),
+            ("eta", 1.0, "DDIM"),
+            ("s_churn", 5.0, "Euler"),
+            ("s_churn", 100.0, "Heun"),
+            ("s_noise", 1.1, "Euler a"),
+            ("s_noise", 0.0, "DPM++ 2M SDE"),
+            ("s_min_uncond", 3.0, "Euler"),
+            ("cfg_scale", 1.0, "Euler"),
+            ("cfg_scale", 0.0, "Euler"),
+        )
+    ),
     Way("Denoising strength 0, hires", lambda r: r.hires(denoising_strength=0), refused="leaves no step to run"),
     Way("Denoising strength 1e-9, hires", lambda r: r.hires(denoising_strength=1e-9), refused="spreads the steps over a schedule"),
     Way("Denoising strength 1, hires", lambda r: r.hires(denoising_strength=1.0)),
@@ -239,7 +258,9 @@ NUMBERS = [
     Way("Noise seed delta with Euler a", lambda r: r.hires(sampler_name="Euler a", override_settings={"eta_noise_seed_delta": 31337})),
     Way("Token merging", lambda r: r.hires(override_settings={"token_merging_ratio": 0.5})),
     Way("`return_mask`", lambda r: r.img2img(mask=r.mask(), override_settings={"return_mask": True, "return_mask_composite": True}), None, 3),
-    Way("Variation seed, and seed resized from another size", lambda r: r.hires(subseed=3, subseed_strength=0.3, seed_resize_from_w=64, seed_resize_from_h=192)),
+    Way(
+        "Variation seed, and seed resized from another size", lambda r: r.hires(subseed=3, subseed_strength=0.3, seed_resize_from_w=64, seed_resize_from_h=192)
+    ),
     Way("Decoded by an approximation", lambda r: r.hires(override_settings={"sd_vae_decode_method": "Approx cheap"})),
     Way("Encoded and decoded by approximations, img2img", lambda r: r.img2img(override_settings={"sd_vae_decode_method": "Approx cheap"})),
     Way("Colour correction of img2img", lambda r: r.img2img(override_settings={"img2img_color_correction": True})),
@@ -253,7 +274,9 @@ NUMBERS = [
         for sent in (False, True)
         for phases in (False, True)
     ),
-    Way("`do_not_save_samples`, `do_not_save_grid`", lambda r: r.hires(save_images=True, do_not_save_samples=True, do_not_save_grid=True, batch_size=2), count=2),
+    Way(
+        "`do_not_save_samples`, `do_not_save_grid`", lambda r: r.hires(save_images=True, do_not_save_samples=True, do_not_save_grid=True, batch_size=2), count=2
+    ),
     Way(
         "`infotext` with other values beside it",
         lambda r: r.webui.txt2img(infotext=_infotext("multidiffusion"), hr_sampler_name="Euler", enable_hr=True, seed=3, steps=2),
@@ -280,7 +303,12 @@ SIZES = [
     Way("Hires, sizes as before version 1.0", lambda r: r.hires(width=192, height=192, override_settings={"use_old_hires_fix_width_height": True}), None),
     Way("Gallery's button, a picture of the sliders' size", lambda r: r.hires(r.probe(firstpass=encoded(r.picture))), needs="probe"),
     Way("Gallery's button, another picture", lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize((160, 96))))), needs="probe"),
-    Way("Gallery's button, a larger one than the target", lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize((512, 512))))), refused="smaller", needs="probe"),
+    Way(
+        "Gallery's button, a larger one than the target",
+        lambda r: r.hires(r.probe(firstpass=encoded(r.picture.resize((512, 512))))),
+        refused="smaller",
+        needs="probe",
+    ),
     Way(
         "Batch tab, mixed files",
         lambda r: r.batch({"a.png": r.picture, "b.jpg": r.picture.resize((101, 67)), "c.png": r.picture.convert("L").resize((64, 128)), "d.webp": r.picture}),
