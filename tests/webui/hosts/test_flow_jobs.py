@@ -1,8 +1,13 @@
 """Jobs with checkpoints of rectified flow, on 1.10.1 and on Forge."""
 
+from functools import partial
+
 import pytest
 from PIL import Image
 
+from apt_ext.checkpoints.networks import flow_denoiser
+from apt_ext.core.upscale import sample_with, upscale
+from apt_ext.core.views import ViewCalls
 from tests.host.double.flow import Flux, StableDiffusion3
 from tests.host.double.jobs import ON, far, nothing_left
 from tests.host.forge import become_forge
@@ -134,3 +139,28 @@ def test_only_forge_with_flux_adds_noise_as_it_has_to(host, loaded):
         else:
             loaded(name, checkpoint)
         assert tuple(host.detect.host().flow_samplers(host.model)) == noisy
+
+
+def test_the_job_is_the_core_s_own_in_k_diffusion_s_coordinates(host, loaded, job_of_kind, sampling, monkeypatch):
+    """As the command line has a flow model by `checkpoints.networks.flow_denoiser`: x = z + sigma n, and Euler's steps in sigma."""
+    loaded("Forge", Flux)
+    kept = {}
+    run = host.adapter("phases").run_phases
+
+    def run_phases(job, z, *args):
+        kept.update(job=job, z=z, made=run(job, z, *args))
+        return kept["made"]
+
+    monkeypatch.setattr(host.job, "run_phases", run_phases)
+    p = job_of_kind("picture", {"gamma": 0.5}, sampler_name="euler", steps=6, cfg_scale=1.0)
+    host.run(p)
+    network, text = host.model.model.diffusion_model, host.model.get_learned_conditioning([p.prompt])
+    denoise, _ = flow_denoiser(lambda state, t: network(state, t, text.expand(len(state), -1, -1)))
+    plan = kept["job"].layout.plan
+
+    def noise(phase, shape):
+        return host.rng.ImageRNG(shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength).next()
+
+    sample = sample_with(ViewCalls(denoise, 4), lambda phase: partial(sampling.sample_euler, disable=True), noise, model_calls=plan.calls)
+    expected = upscale(kept["z"], kept["z"], plan, sample, upsample=lambda latent, size: kept["job"].enlarged(size))
+    assert float((kept["made"] - expected).abs().max()) < 1e-4 * float(expected.abs().max())
