@@ -8,9 +8,10 @@ from typing import Any
 from modules import sd_models, shared
 from torch import Tensor, nn
 
+from apt_ext.webui.hosts.forge_control import ForgeControl
 from apt_ext.webui.hosts.forge_kin import ForgeKin
 from apt_ext.webui.hosts.host import Text
-from apt_ext.webui.model import no_words
+from apt_ext.webui.model import FAMILIES, no_words
 
 __all__ = ["Forge"]
 
@@ -103,6 +104,12 @@ class Forge(ForgeKin):
     def words_refused(self) -> str | None:
         """See `Host`."""
         return no_words(self.family(shared.sd_model))
+
+    def control_of(self, p: Any) -> ForgeControl:
+        """See `Host`. Networks of rectified flow do not look at units; the host says nothing of it."""
+        if shared.sd_model.forge_objects.unet.controlnet_linked_list is not None and FAMILIES[self.family(shared.sd_model)].flow:
+            raise ValueError("ControlNet does nothing on this host for checkpoints of rectified flow; turn its units off")
+        return super().control_of(p)
 
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""

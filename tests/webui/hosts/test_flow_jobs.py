@@ -129,6 +129,15 @@ def test_what_cannot_be_right_is_refused_in_a_sentence(host, loaded, job_of_kind
     assert not host.model.calls
 
 
+@pytest.mark.parametrize("checkpoint", [StableDiffusion3, Flux])
+def test_control_units_which_the_network_would_not_look_at_are_refused(host, loaded, checkpoint):
+    loaded("Forge", checkpoint)
+    host.detect.host().control_of(None)
+    host.model.forge_objects.unet.controlnet_linked_list = object()
+    with pytest.raises(ValueError, match="ControlNet does nothing on this host for checkpoints of rectified flow; turn its units off"):
+        host.detect.host().control_of(None)
+
+
 def test_only_forge_with_flux_adds_noise_as_it_has_to(host, loaded):
     for (name, checkpoint), noisy in zip(HOSTS, [(), (), ("euler_ancestral", "dpm_2_ancestral")], strict=True):
         if name == "Forge" and checkpoint is Flux:
