@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from apt_ext.core.noise_levels import discrete_timestep
+from apt_ext.core.noise_levels import discrete_timestep, flow_timestep
 from apt_ext.core.types import ModelFacts, Size
 
-__all__ = ["FACTOR", "FAMILIES", "POOLED", "crop_embedding", "facts_of", "family_of", "window_option"]
+__all__ = ["FACTOR", "FAMILIES", "POOLED", "Family", "crop_embedding", "facts_of", "family_of", "no_words", "window_option"]
 
 FACTOR = 8  # pixels per latent pixel
 POOLED = 1280  # SDXL's vector begins with the pooled prompt
 
-# Family: label, native side in pixels, and what the UNet's sides have to be multiples of, in latent pixels.
-FAMILIES: dict[str, tuple[str, int, int]] = {
-    "sd1": ("SD 1.x", 512, 8),
-    "sd2": ("SD 2.x", 512, 8),
-    "sd2v": ("SD 2.x 768-v", 768, 8),
-    "sdxl": ("SDXL", 1024, 4),
+
+class Family(NamedTuple):
+    """What checkpoints of a family have in common.
+
+    Attributes:
+        label: for people. `side`: the native side in pixels.
+        multiple: what the sides of the network's input have to be multiples of, in latent pixels; a transformer's patches.
+        pooled: how much of the vector beside the prompt is the prompt's own; None for all of it.
+        flow: whether it is of rectified flow.
+    """
+
+    label: str
+    side: int
+    multiple: int
+    pooled: int | None = None
+    flow: bool = False
+
+
+FAMILIES = {
+    "sd1": Family("SD 1.x", 512, 8),
+    "sd2": Family("SD 2.x", 512, 8),
+    "sd2v": Family("SD 2.x 768-v", 768, 8),
+    "sdxl": Family("SDXL", 1024, 4, POOLED),
+    "sd3": Family("SD3", 1024, 2, flow=True),
+    "flux": Family("Flux", 1024, 2, flow=True),
 }
 
 
@@ -39,15 +59,23 @@ def family_of(model: Any) -> str:
     return "sd1"
 
 
+def no_words(family: str) -> str | None:
+    """Why words cannot be told apart in a prompt for a family's checkpoints, in half a sentence; None where they can."""
+    known = FAMILIES[family]
+    return f"on {known.label} checkpoints, which have no cross-attention to see them in; choose an SD 1.x, SD 2.x or SDXL checkpoint" if known.flow else None
+
+
 def window_option(family: str) -> str:
     """Name of the setting that holds a family's native side in pixels."""
     return f"apt_window_{family}"
 
 
 def facts_of(family: str, sigmas: Tensor, pixels: int) -> ModelFacts:
-    """What the engine needs of a checkpoint: `sigmas` are its ascending noise levels, `pixels` the native side."""
-    multiple = FAMILIES[family][2]
-    return ModelFacts(Size(pixels // FACTOR, pixels // FACTOR), multiple, float(sigmas[-1]), discrete_timestep(sigmas))
+    """What the engine needs of a checkpoint: `sigmas` are its ascending noise levels, which say nothing of flow models; `pixels` the native side."""
+    known, window = FAMILIES[family], Size(pixels // FACTOR, pixels // FACTOR)
+    if known.flow:
+        return ModelFacts(window, known.multiple, math.inf, flow_timestep)
+    return ModelFacts(window, known.multiple, float(sigmas[-1]), discrete_timestep(sigmas))
 
 
 def crop_embedding(model: Any) -> Callable[[Tensor], Tensor] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host import contract, contract_forge
+from tests.host.double import flow
 from tests.host.forge import backend
 from tests.host.sources import arguments, definitions, parameters
 
@@ -70,6 +71,16 @@ def test_the_double_has_the_functions():
     for name, names in (patcher | contract_forge.SIGNATURES["FORGE_ROOT"]["backend/modules/k_model.py"] | {"UnetPatcher.clone": "self"}).items():
         owner, method = name.split(".")
         assert parameters(getattr(getattr(backend, owner), method)) == names.split(), name
+
+
+def test_the_double_of_rectified_flow_noises_as_the_host_does():
+    wanted = contract_forge.SIGNATURES["FORGE_ROOT"]["backend/modules/k_prediction.py"]
+    assert parameters(flow.Predictor.noise_scaling) == wanted["AbstractPrediction.noise_scaling"].split()
+    assert parameters(flow.PredictionFlux.timestep) == wanted["PredictionFlux.timestep"].split()
+    written = ast.unparse(ast.parse(Path(flow.__file__).read_text()))
+    assert "sigma * noise + (1.0 - sigma) * latent_image" in written
+    assert f"prediction_type = {flow.Predictor.prediction_type!r}" in written
+    assert {flow.Flux.__name__, flow.StableDiffusion3.__name__, flow.PredictionFlux.__name__} == {"Flux", "StableDiffusion3", "PredictionFlux"}
 
 
 def test_the_double_has_the_lines():

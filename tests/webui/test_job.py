@@ -267,12 +267,6 @@ def test_what_cannot_be_done_is_refused_before_any_sampling(host, job_of_kind, k
     assert not host.model.calls
 
 
-def test_checkpoints_that_cannot_be_used_are_refused(host):
-    host.model.is_sd3 = True
-    with pytest.raises(host.adapter("errors").APTError, match="SD3"):
-        host.run(host.text_job(ON))
-
-
 def test_without_hires_fix_the_page_gets_its_picture_and_a_remark(host):
     p = host.text_job(ON, enable_hr=False)
     assert host.run(p)[0].size == (64, 64)

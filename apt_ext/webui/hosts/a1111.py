@@ -6,7 +6,7 @@ its model (prompt editing, AND, callbacks, masks, previews, the refiner) stays t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
 from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, without_control
 from apt_ext.webui.hosts.host import AtOnce, Control, Run, Text
-from apt_ext.webui.model import crop_embedding, family_of
+from apt_ext.webui.model import crop_embedding, family_of, no_words
 
 __all__ = ["A1111", "fused_inside"]
 
@@ -94,7 +94,11 @@ class A1111:
 
     def family(self, model: Any) -> str:
         """See `Host`."""
-        return family_of(model)
+        return "sd3" if getattr(model, "is_sd3", False) else family_of(model)
+
+    def flow_samplers(self, model: Any) -> Collection[str]:
+        """None: k-diffusion's know nothing of it."""
+        return ()
 
     def noise_levels(self, sampler: Any) -> Tensor | None:
         """k-diffusion's samplers have a list of their own."""
@@ -136,7 +140,9 @@ class A1111:
 
     def words_refused(self) -> str | None:
         """See `Host`."""
-        return "with the old emphasis implementation; turn that setting off" if shared.opts.use_old_emphasis_implementation else None
+        if shared.opts.use_old_emphasis_implementation:
+            return "with the old emphasis implementation; turn that setting off"
+        return no_words(self.family(shared.sd_model))
 
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""

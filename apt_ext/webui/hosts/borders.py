@@ -18,6 +18,7 @@ from apt_ext.core.conditioning import Condition, ViewBatch
 from apt_ext.core.types import Around
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.hosts.extensions import idle
+from apt_ext.webui.model import FAMILIES
 
 __all__ = ["check_seamless", "seamless_axes", "views_with_borders", "with_borders"]
 
@@ -26,11 +27,18 @@ PART = (
     "the sides of this picture no longer meet, since only a part of it is worked on; keep its aspect (no cropping, no 'only masked'), or turn Tiling or"
     " the extension for seamless pictures off"
 )
+TRANSFORMER = "a seamless picture cannot be made with this checkpoint, whose network has no layers that go round the border; turn Tiling off"
 
 
 def seamless_axes(model: Any, tiling: bool) -> Around:
-    """The directions that a job's picture is seamless along. `tiling`: whether the host's own "Tiling" is on, which is both."""
+    """The directions that a job's picture is seamless along. `tiling`: whether the host's own "Tiling" is on, which is both.
+
+    Raises:
+        ValueError: for a checkpoint that cannot make such pictures.
+    """
     if tiling:
+        if model is not None and FAMILIES[host().family(model)].flow:
+            raise ValueError(TRANSFORMER)
         return Around(True, True)
     parts = [] if model is None else [host().unet(model), *host().vae_halves(model).values()]
     found = [_axes(layer) for part in parts for layer in _convolutions(part)]

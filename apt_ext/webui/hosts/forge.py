@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from modules import sd_models, shared
 from torch import Tensor, nn
 
+from apt_ext.webui.hosts.forge_control import ForgeControl
 from apt_ext.webui.hosts.forge_kin import ForgeKin
 from apt_ext.webui.hosts.host import Text
+from apt_ext.webui.model import FAMILIES, no_words
 
 __all__ = ["Forge"]
+
+
+FLOWS = {"StableDiffusion3": "sd3", "Flux": "flux"}
+"""Its engines of rectified flow that windows are made for, by their classes."""
+SHIFTED = "PredictionFlux"
+"""The predictor by which two of its samplers tell that they have to add noise as rectified flow needs it."""
 
 
 class _FirstCheckpoint:
@@ -47,7 +55,7 @@ class Forge(ForgeKin):
         """By the marks that it has for 1.10.1's extensions.
 
         Raises:
-            ValueError: for one that is no Stable Diffusion 1, 2 or XL.
+            ValueError: for one that windows are not made for.
         """
         marks = vars(model)  # Neo has some of them only
         predicted = _predictor(model).prediction_type
@@ -58,8 +66,14 @@ class Forge(ForgeKin):
                 return "sd2v" if predicted == "v_prediction" else "sd2"
             if marks.get("is_sd1"):
                 return "sd1"
-        kind = "SD3" if marks.get("is_sd3") else type(model).__name__
-        raise ValueError(f"{kind} checkpoints are not supported yet; choose an SD 1.x, SD 2.x or SDXL checkpoint")
+        kind = type(model).__name__
+        if predicted == "const" and kind in FLOWS:
+            return FLOWS[kind]
+        raise ValueError(f"{kind} checkpoints are not supported yet; choose an SD 1.x, SD 2.x, SDXL, SD3 or Flux checkpoint")
+
+    def flow_samplers(self, model: Any) -> Collection[str]:
+        """See `Host`. With the predictor of SD3 they take it for any other."""
+        return ("euler_ancestral", "dpm_2_ancestral") if type(_predictor(model)).__name__ == SHIFTED else ()
 
     def alphas_cumprod(self, model: Any) -> Tensor:
         """As its samplers by timesteps make them."""
@@ -89,7 +103,13 @@ class Forge(ForgeKin):
 
     def words_refused(self) -> str | None:
         """See `Host`."""
-        return None
+        return no_words(self.family(shared.sd_model))
+
+    def control_of(self, p: Any) -> ForgeControl:
+        """See `Host`. Networks of rectified flow do not look at units; the host says nothing of it."""
+        if shared.sd_model.forge_objects.unet.controlnet_linked_list is not None and FAMILIES[self.family(shared.sd_model)].flow:
+            raise ValueError("ControlNet does nothing on this host for checkpoints of rectified flow; turn its units off")
+        return super().control_of(p)
 
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""

@@ -13,6 +13,7 @@ from apt_ext.webui.hosts.arguments import FLAT, Arguments
 from apt_ext.webui.hosts.forge_control import ForgeControl, control_of, options_of_call
 from apt_ext.webui.hosts.forge_seam import Called, fused_inside
 from apt_ext.webui.hosts.host import AtOnce, Run
+from apt_ext.webui.model import family_of
 
 __all__ = ["ForgeKin"]
 
@@ -27,6 +28,10 @@ class ForgeKin:
     def levels(self, model: Any) -> Tensor:
         """Every noise level of a checkpoint, ascending."""
         raise NotImplementedError
+
+    def family(self, model: Any) -> str:
+        """By 1.10.1's marks."""
+        return family_of(model)
 
     def inside(self, denoiser: Any, run: Run, at_once: AtOnce | None = None) -> AbstractContextManager[None]:
         """See `Host`."""

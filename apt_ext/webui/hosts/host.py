@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -115,6 +115,10 @@ class Host(Protocol):
 
     def family(self, model: Any) -> str:
         """See `model.family_of`."""
+        ...
+
+    def flow_samplers(self, model: Any) -> Collection[str]:
+        """Of its samplers that add noise, those that add it as this checkpoint of rectified flow needs it, without "sample_"."""
         ...
 
     def noise_levels(self, sampler: Any) -> Tensor | None:

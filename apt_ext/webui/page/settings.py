@@ -27,9 +27,9 @@ def _default_option(control: Control) -> Any:
 
 def add_settings() -> None:
     """Register the page with the host."""
-    for family, (label, native, _) in FAMILIES.items():
+    for family, known in FAMILIES.items():
         limits = {"minimum": 256, "maximum": 2048, "step": 64}
-        info = shared.OptionInfo(native, f"Native size, {label}", gr.Slider, limits, section=SECTION, infotext=f"APT window {family}")
+        info = shared.OptionInfo(known.side, f"Native size, {known.label}", gr.Slider, limits, section=SECTION, infotext=f"APT window {family}")
         shared.opts.add_option(window_option(family), info.info("pixels; what the model was trained at: how large it composes, and its windows"))
     for control in CONTROLS:
         shared.opts.add_option(f"apt_default_{control.name}", _default_option(control).info("on the page after Reload UI, in the API at once"))

@@ -14,7 +14,7 @@ from apt_ext.core.residual import StepMixer
 from apt_ext.core.types import Denoiser
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
 from apt_ext.webui.model import POOLED
-from apt_ext.webui.run.samplers import Coordinates
+from apt_ext.webui.run.coordinates import Coordinates
 
 if TYPE_CHECKING:  # everything else here can do without the host
     from apt_ext.webui.words.windows import WindowPrompts

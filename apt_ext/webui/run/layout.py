@@ -15,8 +15,9 @@ from apt_ext.core.types import Around, ModelFacts, Size
 from apt_ext.options import Options, has_residual
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import host
-from apt_ext.webui.model import facts_of
-from apt_ext.webui.run.samplers import Coordinates, check_sampler, coordinates_of, model_calls
+from apt_ext.webui.model import FAMILIES, facts_of
+from apt_ext.webui.run.coordinates import Coordinates, SigmaCoordinates
+from apt_ext.webui.run.samplers import check_flow_sampler, check_sampler, coordinates_of, model_calls
 
 __all__ = ["Layout", "lay_out", "sampler_named"]
 
@@ -30,7 +31,7 @@ class Layout:
 
     Attributes:
         plan: of the phases. `start`: (rows, columns) that it begins at. `facts`: of the checkpoint.
-        coordinates: of the sampler. `own`: its own list of noise levels.
+        coordinates: of the sampler. `called`: those that the host calls its model in. `own`: the sampler's own list of noise levels.
         total, last: see `Coordinates.levels`.
     """
 
@@ -38,6 +39,7 @@ class Layout:
     start: Size
     facts: ModelFacts
     coordinates: Coordinates
+    called: Coordinates
     own: Tensor
     total: int
     last: int
@@ -72,9 +74,14 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     """
     check_sampler(sampler.config.name, sampler.funcname, has_residual(options))
     model = shared.sd_model
-    coordinates = coordinates_of(sampler.funcname, host().alphas_cumprod(model), host().whole_timesteps)
+    family = family_of(model)
+    flow = FAMILIES[family].flow
+    if flow:
+        check_flow_sampler(sampler.config.name, sampler.funcname, float(shared.opts.s_churn or p.s_churn), host().flow_samplers(model))
+    coordinates = coordinates_of(sampler.funcname, host().alphas_cumprod(model), host().whole_timesteps, flow)
+    called = coordinates if flow or host().sampler_coordinates else SigmaCoordinates()
     table = host().noise_levels(sampler)
-    facts = facts_of(family_of(model), coordinates.sigmas if table is None else table, native_side(model))  # type: ignore[attr-defined]
+    facts = facts_of(family, coordinates.sigmas if table is None else table, native_side(model))  # type: ignore[attr-defined]
     if p.denoising_strength is None:
         raise ValueError("denoising strength is not given; it says how much of the schedule each phase runs, try 0.6")
     total, last = sd_samplers_common.setup_img2img_steps(p, steps)
@@ -88,4 +95,4 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     if getattr(p, "mask", None) is not None and options.reanchor == "auto":
         # What is kept outside the mask has statistics of its own, which must not move with the rest.
         options = dataclasses.replace(options, reanchor="off")
-    return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED, around), start, facts, coordinates, own, total, last)
+    return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED, around), start, facts, coordinates, called, own, total, last)

@@ -26,7 +26,7 @@ from apt_ext.webui.latents.resizing import resized, resized_conditioning
 from apt_ext.webui.run.engine import PhaseRun, window_corners
 from apt_ext.webui.run.layout import Layout
 from apt_ext.webui.run.progress import Progress
-from apt_ext.webui.run.samplers import SigmaCoordinates, clock_of
+from apt_ext.webui.run.samplers import clock_of
 from apt_ext.webui.words.passes import Words
 from apt_ext.webui.words.seen import PromptRows
 from apt_ext.webui.words.windows import WindowPrompts
@@ -167,7 +167,7 @@ class _Sampling:
         masks = _Masks(run.p, self.whole, size)
         start = start._replace(z_up=masks.inside(start.z_up))
         source, noise = _noise(run, start.z_up)
-        own = layout.coordinates.rescaled(layout.own, setup.levels)
+        own = layout.coordinates.rescaled(layout.own, setup.phase.scale, setup.options.gamma, layout.facts.sigma_max)
         clock = clock_of(run.sampler.funcname, layout.coordinates.levels(own, layout.total, layout.last).tolist(), layout.plan.calls)
         mixer = StepMixer(clock, setup.weights, phase_residual(setup, start, noise), layout.coordinates.noised)
         lists: dict[str, Any] = {layout.coordinates.getter: lambda p, steps: own}
@@ -219,7 +219,7 @@ class _Sampling:
             fuse,
             on_memory=on_memory,
             prompts=prompts,
-            called=None if host().sampler_coordinates else SigmaCoordinates(),
+            called=run.layout.called,
             parts_of=host().parts_of,
             on_call=self.hooks.begin,
         )

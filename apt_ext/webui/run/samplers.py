@@ -1,21 +1,17 @@
-"""Which of the host's samplers can carry patch fusion, how often they call their model, and the coordinates they work in."""
+"""Which of the host's samplers can carry patch fusion, for which checkpoints, and how often they call their model."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock, StepClock, check_steps, step_calls
-from apt_ext.core.types import Denoiser
+from apt_ext.webui.run.coordinates import Coordinates, FlowCoordinates, SigmaCoordinates, TimestepCoordinates
 
 __all__ = [
-    "Coordinates",
-    "SigmaCoordinates",
-    "TimestepCoordinates",
+    "check_flow_sampler",
     "check_sampler",
     "chooses_levels",
     "clock_of",
@@ -25,7 +21,7 @@ __all__ = [
 ]
 
 # The host's own samplers beside k-diffusion's, with their model calls per step; of those that choose their own levels, the calls to expect.
-SIGMA_SAMPLERS = CALLS_PER_STEP | {"lcm": 1} | FREE_SAMPLERS | {"restart_sampler": 2}
+SIGMA_SAMPLERS = CALLS_PER_STEP | {"lcm": 1, "heunpp2": 3, "ipndm": 1, "ipndm_v": 1, "deis": 1} | FREE_SAMPLERS | {"restart_sampler": 2}
 TIMESTEP_SAMPLERS = ("ddim", "ddim_cfgpp", "plms", "unipc")
 FREE = {
     "dpm_fast": "chooses its own noise levels",
@@ -34,8 +30,13 @@ FREE = {
     "unipc": "corrects each step from a state of its own",
 }
 """Samplers whose steps are not the phase's: what they do instead."""
+FLOW_SAMPLERS = ("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "heunpp2", "ipndm", "ipndm_v", "deis")
+"""Those that are right for rectified flow wherever they are given its times: they add no noise, and follow dx / dt = (x - z) / t, which is the flow's own
+equation as it is k-diffusion's. Noise is another matter: added as to z + sigma n, it finds the picture weaker than it takes it for."""
+CHURNED = ("euler", "heun", "dpm_2")  # those that the hosts hand their sigma churn on to
 UNIPC_ORDER = 3  # the host's default; it takes no fewer steps
 REMEDY = "use Euler a, DPM++ 2M, DDIM or another one"
+FLOW_REMEDY = "use Euler, Heun or DPM++ 2M"
 
 
 def sampler_key(function: Any) -> str:
@@ -60,6 +61,24 @@ def check_sampler(label: str, function: Any, residual: bool) -> None:
         raise ValueError(f"sampler {label!r} {FREE[key]}, where the skip residual cannot follow; turn the skip residual off, or {REMEDY}")
 
 
+def check_flow_sampler(label: str, function: Any, churn: float, own: Collection[str]) -> None:
+    """Make sure that a sampler that `check_sampler` let pass is right for rectified flow.
+
+    Args:
+        churn: noise that the job lets it add. `own`: the host's samplers that add noise as the loaded checkpoint needs it.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    key = sampler_key(function)
+    if key in TIMESTEP_SAMPLERS:
+        raise ValueError(f"sampler {label!r} steps through the timesteps of a schedule that this checkpoint has not got; {FLOW_REMEDY}")
+    if key not in FLOW_SAMPLERS and key not in own:
+        raise ValueError(f"sampler {label!r} adds noise in proportions that are wrong for this checkpoint, of rectified flow; {FLOW_REMEDY}")
+    if churn and key in CHURNED:
+        raise ValueError(f"sigma churn {churn:g} adds noise in proportions that are wrong for this checkpoint, of rectified flow; set it to 0")
+
+
 def chooses_levels(function: Any) -> bool:
     """Whether a sampler's steps are not the phase's, so that their number can only be estimated."""
     return sampler_key(function) in FREE
@@ -80,6 +99,8 @@ def model_calls(label: str, function: Any, sigmas: Sequence[float]) -> list[int]
         return [2 if key == "plms" and step == 0 else 1 for step in range(steps)]
     if key in CALLS_PER_STEP:
         check_steps(key, steps)
+    if key == "heunpp2":  # it looks two steps ahead, as far as there are two
+        return [min(SIGMA_SAMPLERS[key], steps - step) for step in range(steps)]
     return step_calls(sigmas, SIGMA_SAMPLERS[key])
 
 
@@ -88,139 +109,9 @@ def clock_of(function: Any, sigmas: Sequence[float], calls: Sequence[int]) -> Cl
     return LevelClock(sigmas) if chooses_levels(function) else StepClock(sigmas, calls)
 
 
-class Coordinates(Protocol):
-    """How a sampler writes noisy latents and noise levels, against k-diffusion's x = z + sigma n that the engine works in.
-
-    Attributes:
-        getter: the sampler's method that lays out its list (sigmas descending, timesteps ascending).
-    """
-
-    getter: str
-
-    def levels(self, own: Tensor, total: int, last: int) -> Tensor:
-        """The sampler's whole list -> (N + 1,) descending sigmas of the N steps that an image pass runs and of its end.
-
-        `total` and `last` are what the host's `setup_img2img_steps` returns: steps of the whole schedule, and the number of the first one
-        that is run, counted from the end.
-        """
-        ...
-
-    def rescaled(self, own: Tensor, rescale: Callable[[Tensor], Tensor]) -> Tensor:
-        """The sampler's list with another function of sigma applied."""
-        ...
-
-    def level(self, t: Tensor) -> float:
-        """The sampler's (B,) noise levels or timesteps, all alike -> sigma."""
-        ...
-
-    def noised(self, z: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """A latent and its noise, scaled so that the sampler's state at sigma is their sum with sigma on the noise."""
-        ...
-
-    def estimate(self, engine: Denoiser, x: Tensor, t: Tensor, extra: dict[str, Any]) -> Tensor:
-        """Call the engine for a sampler's x and t; returns what the sampler expects of its model."""
-        ...
-
-    def denoiser(self, model: Callable[..., Tensor]) -> Denoiser:
-        """The sampler's model as k-diffusion's denoiser, for the engine."""
-        ...
-
-
-class SigmaCoordinates:
-    """k-diffusion's own."""
-
-    getter = "get_sigmas"
-
-    def levels(self, own: Tensor, total: int, last: int) -> Tensor:
-        """See `Coordinates`."""
-        return own[total - last - 1 :]
-
-    def rescaled(self, own: Tensor, rescale: Callable[[Tensor], Tensor]) -> Tensor:
-        """See `Coordinates`."""
-        return rescale(own)
-
-    def level(self, t: Tensor) -> float:
-        """See `Coordinates`."""
-        return float(t.max())
-
-    def noised(self, z: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """See `Coordinates`."""
-        return z, noise
-
-    def estimate(self, engine: Denoiser, x: Tensor, t: Tensor, extra: dict[str, Any]) -> Tensor:
-        """See `Coordinates`."""
-        return engine(x, t, **extra)
-
-    def denoiser(self, model: Callable[..., Tensor]) -> Denoiser:
-        """See `Coordinates`."""
-        return model
-
-
-class TimestepCoordinates:
-    """The variance-preserving ones of DDIM and PLMS: y = x / sqrt(1 + sigma^2), the model is told the timestep and estimates the noise.
-
-    Args:
-        alphas_cumprod: (T,) the model's own; sigma^2 = (1 - a) / a.
-        to_the_end: for UniPC, which takes a step below the list's last entry.
-        whole: whether the host takes the nearest whole timestep where UniPC stands between two.
-    """
-
-    getter = "get_timesteps"
-
-    def __init__(self, alphas_cumprod: Tensor, to_the_end: bool = False, whole: bool = False):
-        alphas = alphas_cumprod.detach().cpu().double()  # some devices have no float64
-        self.sigmas, self.to_the_end, self.whole = ((1 - alphas) / alphas).sqrt(), to_the_end, whole
-
-    def levels(self, own: Tensor, total: int, last: int) -> Tensor:
-        """See `Coordinates`. The host's DDIM and PLMS begin at the entry before the one that the noise was added for."""
-        levels = self.sigmas[own[:last].flip(0).cpu()]
-        return torch.cat([levels, self.sigmas[:1]]) if self.to_the_end else levels
-
-    def rescaled(self, own: Tensor, rescale: Callable[[Tensor], Tensor]) -> Tensor:
-        """See `Coordinates`; to the nearest timestep."""
-        return torch.tensor([self.nearest(float(sigma)) for sigma in rescale(self.sigmas[own.cpu()])]).to(own)
-
-    def level(self, t: Tensor) -> float:
-        """See `Coordinates`."""
-        at = min(max(float(t.max()), 0.0), len(self.sigmas) - 1.0)
-        at = float(round(at)) if self.whole else at
-        below, above = math.floor(at), math.ceil(at)
-        if below == above:
-            return float(self.sigmas[below])
-        # UniPC stands between the model's own timesteps, where log alpha is linear.
-        logs = [-0.5 * math.log1p(float(self.sigmas[k]) ** 2) for k in (below, above)]
-        log_alpha = logs[0] + (at - below) * (logs[1] - logs[0])
-        return math.sqrt(math.expm1(-2 * log_alpha))
-
-    def nearest(self, sigma: float) -> int:
-        """The timestep whose noise level is nearest in log sigma."""
-        return int((self.sigmas.log() - math.log(max(sigma, 1e-12))).abs().argmin())
-
-    def noised(self, z: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """See `Coordinates`."""
-        scale = (1 + sigma**2) ** -0.5
-        return z * scale, noise * scale
-
-    def estimate(self, engine: Denoiser, x: Tensor, t: Tensor, extra: dict[str, Any]) -> Tensor:
-        """See `Coordinates`."""
-        sigma = self.level(t)
-        state = x * (1 + sigma**2) ** 0.5
-        clean = engine(state, torch.full_like(t, sigma, dtype=torch.float32), timesteps=t, **extra)
-        return (state - clean) / sigma
-
-    def denoiser(self, model: Callable[..., Tensor]) -> Denoiser:
-        """See `Coordinates`."""
-
-        def denoise(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-            # Without a look at its value: a device would have to be waited for at every call.
-            level = sigma[:, None, None, None]
-            timesteps = extra.pop("timesteps")
-            return x - level.to(x.dtype) * model(x * (1 + level**2).rsqrt().to(x.dtype), timesteps, **extra)
-
-        return denoise
-
-
-def coordinates_of(function: Any, alphas_cumprod: Tensor, whole: bool = False) -> Coordinates:
-    """The coordinates of a sampler that `check_sampler` let pass. `whole`: see `TimestepCoordinates`."""
+def coordinates_of(function: Any, alphas_cumprod: Tensor, whole: bool = False, flow: bool = False) -> Coordinates:
+    """The coordinates of a sampler that `check_sampler` let pass. `whole`: see `TimestepCoordinates`. `flow`: whether the checkpoint is of rectified flow."""
     key = sampler_key(function)
-    return TimestepCoordinates(alphas_cumprod, to_the_end=key == "unipc", whole=whole) if key in TIMESTEP_SAMPLERS else SigmaCoordinates()
+    if key in TIMESTEP_SAMPLERS:
+        return TimestepCoordinates(alphas_cumprod, to_the_end=key == "unipc", whole=whole)
+    return FlowCoordinates() if flow else SigmaCoordinates()

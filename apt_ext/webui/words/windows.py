@@ -19,8 +19,9 @@ from apt_ext.core.types import Around, Size
 from apt_ext.core.windows import Window
 from apt_ext.core.words import box_share, kept_words, window_shares
 from apt_ext.options import Region
+from apt_ext.webui.hosts.checkpoint import family_of
 from apt_ext.webui.hosts.detect import host
-from apt_ext.webui.model import POOLED
+from apt_ext.webui.model import FAMILIES
 from apt_ext.webui.words.seen import PromptRows, Schedules, Seen, emphasis, text_at
 from apt_ext.webui.words.text import join_words
 
@@ -164,7 +165,8 @@ class WindowPrompts:
                 return None if found is None else self.encoded.of(found[1], self.rows.cond)[1].to(value)
 
             # Only the pooled prompt is the window's own; sizes and crop corner stay as they are.
-            return torch.cat([own_rows(value[:, :POOLED], batch, row), value[:, POOLED:]], dim=1)
+            length = _pooled(value.shape[1])
+            return torch.cat([own_rows(value[:, :length], batch, row), value[:, length:]], dim=1)
 
         whole, vector = host().arguments.text_of(extra)
         assert whole is not None
@@ -195,8 +197,13 @@ def _fitted(encoded: Tensor, full: Tensor) -> Tensor:
     return torch.cat([encoded, encoded[-1:].expand(missing, -1)]) if missing > 0 else encoded[: len(full)]
 
 
+def _pooled(length: int) -> int:
+    """How much of the loaded checkpoint's vector, of this length, is the prompt's own."""
+    return FAMILIES[family_of(shared.sd_model)].pooled or length
+
+
 class Encodings:
-    """Conditioning of texts, each encoded once: text -> (t, C) and, for SDXL, the pooled (1280,), kept on the CPU.
+    """Conditioning of texts, each encoded once: text -> (t, C) and, for SDXL and flow models, the pooled (P,), kept on the CPU.
 
     Attributes:
         calls: of the text encoder.
@@ -220,8 +227,8 @@ class Encodings:
             with devices.autocast():
                 made = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
             self.calls += 1
-            sequence, vector = (made["crossattn"][0], made["vector"][0, :POOLED]) if isinstance(made, dict) else (made[0], made.new_zeros(0))
-            self._made[text] = (sequence.to(devices.cpu), vector.to(devices.cpu))
+            sequence, vector = (made["crossattn"][0], made["vector"][0]) if isinstance(made, dict) else (made[0], made.new_zeros(0))
+            self._made[text] = (sequence.to(devices.cpu), vector[: _pooled(len(vector))].to(devices.cpu))
 
     def longest(self, texts: Iterable[str]) -> int:
         """Tokens of the longest of them, of those that are encoded."""

@@ -11,19 +11,23 @@ MIX = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(
 
 
 class Encoder(nn.Module):
+    def __init__(self, mix):
+        super().__init__()
+        self.mix = mix
+
     def forward(self, pixels):
-        return torch.einsum("bchw,zc->bzhw", nn.functional.avg_pool2d(pixels, 8), MIX)
+        return torch.einsum("bchw,zc->bzhw", nn.functional.avg_pool2d(pixels, 8), self.mix)
 
 
-class Decoder(nn.Module):
+class Decoder(Encoder):
     def forward(self, z):
-        return torch.einsum("bzhw,zc->bchw", z, MIX).repeat_interleave(8, -1).repeat_interleave(8, -2)
+        return torch.einsum("bzhw,zc->bchw", z, self.mix).repeat_interleave(8, -1).repeat_interleave(8, -2)
 
 
 class FirstStage(nn.Module):
-    def __init__(self):
+    def __init__(self, mix=MIX):
         super().__init__()
-        self.encoder, self.decoder = Encoder(), Decoder()
+        self.encoder, self.decoder = Encoder(mix), Decoder(mix)
 
 
 class CrossAttention(nn.Module):
@@ -87,6 +91,7 @@ class Model(nn.Module):
 
     is_sdxl = is_sd2 = is_sd3 = False
     parameterization = "eps"
+    latent_channels = 4
 
     def __init__(self, name="base", width=2):
         super().__init__()

@@ -27,7 +27,8 @@ class KModel(nn.Module):
         super().__init__()
         self.checkpoint = (model,)  # in a tuple, so that it is no part of this module
         self.diffusion_model = model.model.diffusion_model
-        self.predictor = self.model_sampling = Predictor(model.alphas_cumprod)  # the latter for `ldm_patched`
+        own = getattr(model.model, "model_sampling", None)
+        self.predictor = self.model_sampling = own or Predictor(model.alphas_cumprod)  # the latter for `ldm_patched`
         self.options = []
 
     def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
@@ -35,6 +36,8 @@ class KModel(nn.Module):
         assert rows == len(x) == len(t) == len(transformer_options["cond_indices"]) + len(transformer_options["uncond_indices"])
         assert not [name for name in kwargs if name not in ("y", "control_model")], kwargs
         self.options.append(transformer_options)
+        if self.predictor.prediction_type == "const":
+            return self.checkpoint[0].apply_model(x, t, {"c_crossattn": [c_crossattn]})
         sigma = t[:, None, None, None]
         noise = self.checkpoint[0].apply_model(x / (1 + sigma**2).sqrt(), self.predictor.timestep(t), {"c_crossattn": [c_crossattn]})
         clean = x - sigma * noise

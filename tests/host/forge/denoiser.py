@@ -25,6 +25,7 @@ def by_timesteps(self):
 
 def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
     from modules import prompt_parser, sd_samplers_common, shared
+    from modules.sd_samplers_kdiffusion import noised
 
     if shared.state.interrupted or shared.state.skipped:
         raise sd_samplers_common.InterruptedException
@@ -38,7 +39,7 @@ def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
     parts, cond = prompt_parser.reconstruct_multicond_batch(cond, self.step)
     level = sigma[:, None, None, None]
     if self.mask is not None:
-        x = x * self.nmask + (self.init_latent + level * torch.randn_like(self.init_latent)) * self.mask
+        x = x * self.nmask + noised(self.init_latent, torch.randn_like(self.init_latent), level) * self.mask
     params = SimpleNamespace(x=x, sigma=sigma, text_cond=cond, text_uncond=uncond, image_cond=image_cond)
     clean = sampling_function(self, denoiser_params=params, cond_scale=cond_scale, cond_composition=parts)
     if self.mask is not None:

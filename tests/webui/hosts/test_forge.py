@@ -305,21 +305,30 @@ def test_sdxl_is_told_every_window_s_corner(host, forge):
     assert embed(torch.tensor([[3.0, 5.0], [7.0, 9.0]])).tolist() == [[3.0] * 256 + [5.0] * 256, [7.0] * 256 + [9.0] * 256]
 
 
-@pytest.mark.parametrize(("marks", "family"), [({}, "sd1"), ({"is_sd2": True}, "sd2"), ({"is_sdxl": True}, "sdxl")])
+@pytest.mark.parametrize(("marks", "family"), [({}, "sd1"), ({"is_sd2": True}, "sd2"), ({"is_sd2": True}, "sd2v"), ({"is_sdxl": True}, "sdxl")])
 def test_families(host, forge, monkeypatch, marks, family):
     forge()
     for name, value in marks.items():
         monkeypatch.setattr(host.model, name, value)
+    if family == "sd2v":
+        monkeypatch.setattr(host.model.forge_objects.unet.model.predictor, "prediction_type", "v_prediction")
     assert host.checkpoint.family_of(host.model) == family
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
-def test_a_flow_model_is_refused_in_a_sentence(host, forge, job_of_kind, kind):
+def test_a_model_that_is_not_known_is_refused_in_a_sentence(host, forge, job_of_kind, kind):
     forge()
     host.model.is_sd1 = False
-    with pytest.raises(host.adapter("errors").APTError, match=r"Model checkpoints are not supported yet; choose an SD 1\.x, SD 2\.x or SDXL"):
+    with pytest.raises(host.adapter("errors").APTError, match=r"Model checkpoints are not supported yet; choose an SD 1\.x, SD 2\.x, SDXL, SD3 or Flux"):
         host.run(job_of_kind(kind))
     assert not host.model.calls
+
+
+def test_sd3_is_refused_by_those_that_keep_1_10_1_s_checkpoints(host, forge):
+    forge("ldm_patched")
+    host.model.is_sd3 = True
+    with pytest.raises(host.adapter("errors").APTError, match=r"SD3 checkpoints are not supported yet; choose an SD 1\.x, SD 2\.x or SDXL checkpoint"):
+        host.run(host.text_job(ON))
 
 
 def test_a_copy_of_the_units_list_of_options_copies_no_engine(host, forge):

@@ -19,8 +19,8 @@ from apt_ext.core.windows import Window
 from apt_ext.demo.model import alphas_cumprod
 from apt_ext.options import Options
 from apt_ext.webui.model import POOLED
+from apt_ext.webui.run.coordinates import SigmaCoordinates
 from apt_ext.webui.run.engine import SINUSOID, PhaseRun, window_corners
-from apt_ext.webui.run.samplers import SigmaCoordinates
 
 TABLE = alphas_cumprod()
 SIGMAS = ((1 - TABLE) / TABLE).sqrt()

@@ -15,10 +15,9 @@ from apt_ext.core.types import ModelFacts, Size
 from apt_ext.core.views import ViewCalls
 from apt_ext.demo.model import alphas_cumprod
 from apt_ext.options import Options
+from apt_ext.webui.run.coordinates import SigmaCoordinates, TimestepCoordinates
 from apt_ext.webui.run.samplers import (
     FREE,
-    SigmaCoordinates,
-    TimestepCoordinates,
     check_sampler,
     clock_of,
     coordinates_of,
@@ -109,13 +108,13 @@ def test_levels_of_timesteps_are_those_that_the_sampler_visits(host):
 @pytest.mark.parametrize("coordinates", [SigmaCoordinates(), TIMESTEPS])
 def test_without_an_exponent_the_list_stays_as_it_is(coordinates):
     own = torch.tensor([1, 101, 501, 999]) if coordinates is TIMESTEPS else torch.tensor([14.0, 3.0, 0.5, 0.0])
-    assert torch.equal(coordinates.rescaled(own, lambda sigmas: scale_aware_sigmas(sigmas, 2.0, 0.0, FACTS.sigma_max)), own)
+    assert torch.equal(coordinates.rescaled(own, 2.0, 0.0, FACTS.sigma_max), own)
 
 
 def test_timesteps_are_rescaled_to_the_nearest_level():
     own = torch.arange(1, 1000, 100)
     wanted = scale_aware_sigmas(SIGMAS[own], 2.0, -0.5, FACTS.sigma_max)
-    found = TIMESTEPS.rescaled(own, lambda sigmas: scale_aware_sigmas(sigmas, 2.0, -0.5, FACTS.sigma_max))
+    found = TIMESTEPS.rescaled(own, 2.0, -0.5, FACTS.sigma_max)
     assert found.dtype == own.dtype
     assert (found.diff() >= 0).all()
     assert (found < own).any()
@@ -147,7 +146,7 @@ def test_every_sampler_of_k_diffusion_with_a_list_of_sigmas_is_taken(sampling):
         check_sampler(name, getattr(sampling, f"sample_{name}"), residual=True)
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddim_cfgpp", "plms", "sample_lcm"])
+@pytest.mark.parametrize("name", ["ddim", "ddim_cfgpp", "plms", "sample_lcm", "sample_heunpp2", "sample_ipndm", "sample_ipndm_v", "sample_deis"])
 def test_the_host_s_own_samplers_are_taken(name):
     check_sampler(name, name, residual=True)
 
@@ -201,6 +200,11 @@ def test_the_key_is_the_function_s_name():
         ("sample_heun", [3.0, 1.0, 0.0], [2, 1]),
         ("sample_heun", [3.0, 1.0, 0.1], [2, 2]),
         ("sample_lcm", [3.0, 1.0, 0.0], [1, 1]),
+        ("sample_heunpp2", [3.0, 2.0, 1.0, 0.5, 0.0], [3, 3, 2, 1]),
+        ("sample_heunpp2", [3.0, 0.0], [1]),
+        ("sample_ipndm", [3.0, 1.0, 0.0], [1, 1]),
+        ("sample_ipndm_v", [3.0, 1.0, 0.1], [1, 1]),
+        ("sample_deis", [3.0, 1.0, 0.0], [1, 1]),
         ("ddim", [3.0, 1.0, 0.1], [1, 1]),
         ("plms", [3.0, 1.0, 0.5, 0.1], [2, 1, 1]),
     ],

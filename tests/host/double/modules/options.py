@@ -34,6 +34,7 @@ class Options:
     batch_cond_uncond = True
     apt_window_sd1 = 64
     tiling = False
+    s_churn = 0.0
     emphasis = "Original"
     refiner_switch_by_sample_steps = False
     hires_fix_refiner_pass = "second pass"

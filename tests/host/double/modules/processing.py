@@ -60,6 +60,7 @@ class StableDiffusionProcessing:
     width: int = 64
     height: int = 64
     tiling: bool = False
+    s_churn: float = 0.0
     do_not_save_samples: bool = True
     denoising_strength: float = 0.6
     is_api: bool = False
@@ -216,7 +217,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         self.init_latent = latents.repeat(self.batch_size, 1, 1, 1) if len(latents) == 1 else latents
         if self.image_mask is not None:
             mask = np.asarray(self.image_mask.convert("L").resize((self.width // FACTOR, self.height // FACTOR), Image.Resampling.NEAREST))
-            self.nmask = torch.from_numpy((mask > 127).astype(np.float32))[None].repeat(4, 1, 1)
+            self.nmask = torch.from_numpy((mask > 127).astype(np.float32))[None].repeat(latents.shape[1], 1, 1)
             self.mask = 1 - self.nmask
         self.image_conditioning = self.init_latent.new_zeros(len(self.init_latent), 5, 1, 1)
 
@@ -248,7 +249,7 @@ def process_images(p):
             p.prompts, p.negative_prompts = [p.prompt] * p.batch_size, [p.negative_prompt] * p.batch_size
             p.hr_prompts = [getattr(p, "hr_prompt", "") or p.prompt] * p.batch_size
             p.seeds, p.subseeds = p.all_seeds[rows], subseeds[rows]
-            p.rng = p.noise_source((4, p.height // FACTOR, p.width // FACTOR))
+            p.rng = p.noise_source((shared.sd_model.latent_channels, p.height // FACTOR, p.width // FACTOR))
             sd_models.reload_model_weights()
             p.setup_conds()
             samples = p.sample(*p.c, p.seeds, p.subseeds, p.subseed_strength, p.prompts)

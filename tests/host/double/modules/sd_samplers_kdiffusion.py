@@ -12,8 +12,15 @@ class CFGDenoiserKDiffusion(sd_samplers_cfg_denoiser.CFGDenoiser):
     @property
     def inner_model(self):
         if self.model_wrap is None:
-            self.model_wrap = k_external().CompVisDenoiser(shared.sd_model, quantize=False)
+            made = getattr(shared.sd_model, "create_denoiser", None)
+            self.model_wrap = made() if made else k_external().CompVisDenoiser(shared.sd_model, quantize=False)
         return self.model_wrap
+
+
+def noised(x, noise, sigma):
+    if hasattr(shared.sd_model, "add_noise_to_latent"):
+        return shared.sd_model.add_noise_to_latent(x, noise, sigma)
+    return x + noise * sigma
 
 
 class KDiffusionSampler(sd_samplers_common.Sampler):
@@ -38,12 +45,14 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         whole = self.get_sigmas(p, steps)
         sigmas = whole[steps - last - 1 :]
         more = self.levels(sigmas) | self.noise_sources(p, x, whole)
-        return self.run(p, x + noise * sigmas[0], last + 1, conditioning, unconditional_conditioning, image_conditioning, x, **more)
+        return self.run(p, noised(x, noise, sigmas[0]), last + 1, conditioning, unconditional_conditioning, image_conditioning, x, **more)
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
         sigmas = self.get_sigmas(p, p.steps)
         more = self.levels(sigmas) | self.noise_sources(p, x, sigmas)
-        return self.run(p, x * torch.sqrt(1 + sigmas[0] ** 2), p.steps, conditioning, unconditional_conditioning, image_conditioning, x, **more)
+        flow = hasattr(shared.sd_model, "add_noise_to_latent")
+        start = noised(torch.zeros_like(x), x, sigmas[0]) if flow else x * torch.sqrt(1 + sigmas[0] ** 2)
+        return self.run(p, start, p.steps, conditioning, unconditional_conditioning, image_conditioning, x, **more)
 
 
 @torch.no_grad()

@@ -1,0 +1,77 @@
+"""A checkpoint of rectified flow without weights: sixteen channels, no cross-attention, and times for noise levels."""
+
+import torch
+from torch import nn
+
+from tests.host.double.model import FirstStage, Model
+
+MIX = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(2)))[0][:, :3]
+
+
+class Transformer(nn.Module):
+    """Patches of two by two; its velocity is that of Gaussian data, bent by neighbours and prompt."""
+
+    def forward(self, x, timestep, context):
+        assert x.shape[-1] % 2 == x.shape[-2] % 2 == 0, x.shape
+        time, text = timestep[:, None, None, None], context.mean((1, 2))[:, None, None, None]
+        clean = (1 - time) * x / (time**2 + (1 - time) ** 2) + 0.3 * time * torch.tanh(x.roll(1, -1) + x.roll(1, -2) + text)
+        return (x - clean) / time
+
+
+class Schedule(nn.Module):
+    """What a sampler is given to call: the checkpoint, by its times."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner_model, self.sigmas = model, model.model.model_sampling.sigmas
+
+    def forward(self, input, sigma, **kwargs):
+        return self.inner_model.apply_model(input, sigma, **kwargs)
+
+
+class Predictor(nn.Module):
+    prediction_type = "const"
+
+    def __init__(self, shift=3.0, timesteps=1000):
+        super().__init__()
+        t = torch.arange(1, timesteps + 1) / timesteps
+        self.register_buffer("sigmas", shift * t / (1 + (shift - 1) * t))
+
+    def timestep(self, sigma):
+        return sigma * 1000
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        return sigma * noise + (1.0 - sigma) * latent_image
+
+
+class PredictionFlux(Predictor):
+    """By its name two of Forge's samplers know how to add noise."""
+
+
+class StableDiffusion3(Model):
+    is_sd3 = True
+    latent_channels = 16
+    predictor = Predictor
+
+    def __init__(self, name="base", width=2):
+        super().__init__(name, width)
+        self.first_stage_model = FirstStage(MIX)
+        self.model.diffusion_model, self.model.model_sampling = Transformer(), self.predictor()
+        self.alphas_cumprod = 1 / (self.model.model_sampling.sigmas**2 + 1)
+
+    def apply_model(self, x, t, cond):
+        """(N, 16, h, w) and times -> the clean ones."""
+        self.calls.append(tuple(x.shape))
+        self.on_call()
+        return x - t[:, None, None, None] * self.model.diffusion_model(x, t, cond["c_crossattn"][0])
+
+    def create_denoiser(self):
+        return Schedule(self)
+
+    def add_noise_to_latent(self, x, noise, amount):
+        return self.model.model_sampling.noise_scaling(amount, noise, x)
+
+
+class Flux(StableDiffusion3):
+    is_sd3 = False
+    predictor = PredictionFlux

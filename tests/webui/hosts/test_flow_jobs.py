@@ -1,0 +1,175 @@
+"""Jobs with checkpoints of rectified flow, on 1.10.1 and on Forge."""
+
+from functools import partial
+
+import pytest
+from PIL import Image
+
+from apt_ext.checkpoints.networks import flow_denoiser
+from apt_ext.core.upscale import sample_with, upscale
+from apt_ext.core.views import ViewCalls
+from tests.host.double.flow import Flux, StableDiffusion3
+from tests.host.double.jobs import ON, far, nothing_left
+from tests.host.forge import become_forge
+
+pytestmark = pytest.mark.usefixtures("settings_page")
+HOSTS = [("WebUI", StableDiffusion3), ("Forge", StableDiffusion3), ("Forge", Flux)]
+WHOLE = {"method": "multidiffusion", "window": "128x128", "matching": 0.0, "gamma": 0.0, "colour_fix": 0.0, "reanchor": "off"}
+
+
+@pytest.fixture
+def loaded(host, tmp_path, monkeypatch):
+    """Has a host with such a checkpoint in it from now on when called."""
+
+    def load(name, checkpoint):
+        host.sd_models.known.clear()
+        host.model = checkpoint()
+        host.sd_models.known["base"] = host.model
+        host.sd_models.reload_model_weights()
+        host.shared.opts.apt_window_sd3 = host.shared.opts.apt_window_flux = 64
+        if name == "Forge":
+            become_forge(host, tmp_path, monkeypatch)
+
+    return load
+
+
+@pytest.fixture
+def planned(host, monkeypatch):
+    """What the passes that ran had planned to evaluate, for every picture and prompt."""
+    found = []
+    run = host.adapter("phases").run_phases
+    monkeypatch.setattr(host.job, "run_phases", lambda job, *args: found.append(job.layout.plan.evaluations) or run(job, *args))
+    return found
+
+
+def rows(host):
+    return sum(shape[0] for shape in host.model.calls)
+
+
+@pytest.mark.parametrize(("name", "checkpoint"), HOSTS)
+@pytest.mark.parametrize(("sampler", "strength"), [("euler", 0.6), ("heun", 0.6), ("dpmpp_2m", 1.0)])
+def test_one_window_as_large_as_the_picture_gives_the_host_s_own(host, loaded, picture, name, checkpoint, sampler, strength):
+    loaded(name, checkpoint)
+    given = {"init_images": [picture.resize((128, 128))], "sampler_name": sampler, "steps": 6, "denoising_strength": strength}
+    own = host.run(host.picture_job(False, **given))[0]
+    made = host.run(host.picture_job(WHOLE, **given))[0]
+    assert far(made, own) <= 1
+    assert far(own, picture.resize((128, 128))) > 4
+
+
+@pytest.mark.parametrize(("name", "checkpoint"), HOSTS)
+@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize("method", ["demofusion", "accdiffusion"])
+def test_a_job_takes_the_evaluations_of_its_plan_and_leaves_nothing(host, samplers, loaded, planned, job_of_kind, name, checkpoint, kind, method):
+    loaded(name, checkpoint)
+    given = {"sampler_name": "euler", "steps": 4}
+    before = host.run(job_of_kind(kind, False, **given))[0]
+    host.model.calls.clear()
+    first = host.run(host.text_job(False, enable_hr=False, **given)) and rows(host) if kind == "text" else 0
+    host.model.calls.clear()
+    p = job_of_kind(kind, {"method": method, "word_threshold": 0.0}, **given)
+    made = host.run(p)[0]
+    assert made.size == (128, 128)
+    assert planned == [(rows(host) - first) / 2], "the prompt's and the negative prompt's"
+    family = "sd3" if checkpoint is StableDiffusion3 else "flux"
+    assert p.extra_generation_params[f"APT window {family}"] == 64
+    assert {shape[-2:] for shape in host.model.calls} == {(8, 8)}
+    assert far(host.run(job_of_kind(kind, False, **given))[0], before) == 0
+    if name == "WebUI":
+        nothing_left(host, samplers)
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_both_hosts_give_the_same_picture_in_a_batch_as_alone(host, loaded, job_of_kind, kind):
+    given = {"sampler_name": "dpmpp_2m", "steps": 6}
+    loaded("WebUI", StableDiffusion3)
+    expected = host.run(job_of_kind(kind, {"window_batch": 1}, **given))[0]
+    loaded("Forge", StableDiffusion3)
+    assert far(host.run(job_of_kind(kind, {"window_batch": 8}, batch_size=2, **given))[0], expected) <= 1
+
+
+def test_what_a_mask_keeps_stays(host, loaded, job_of_kind, picture):
+    loaded("Forge", Flux)
+    mask = Image.linear_gradient("L").resize((64, 64)).point(lambda value: 255 * (value > 128))
+    made = host.run(job_of_kind("picture", ON | {"colour_fix": 0.0}, image_mask=mask, sampler_name="euler", steps=4))[0]
+    plain = host.run(job_of_kind("picture", False, image_mask=mask, sampler_name="euler", steps=4))[0]
+    assert far(made.crop((0, 0, 128, 56)), plain.crop((0, 0, 128, 56))) <= 1
+    assert far(made, plain) > 4
+
+
+def test_regions_have_their_own_words(host, loaded, job_of_kind):
+    loaded("Forge", Flux)
+    given = {"sampler_name": "euler", "steps": 4}
+    plain = host.run(job_of_kind("picture", {"method": "multidiffusion", "matching": 0.0, "colour_fix": 0.0}, **given))[0]
+    asked = {"method": "multidiffusion", "matching": 0.0, "colour_fix": 0.0, "regions": "0-50% x 0-100%: a kingfisher over water"}
+    made = host.run(job_of_kind("picture", asked, **given))[0]
+    assert far(made.crop((0, 0, 48, 128)), plain.crop((0, 0, 48, 128))) > 1
+    assert far(made.crop((120, 0, 128, 128)), plain.crop((120, 0, 128, 128))) <= 1
+
+
+@pytest.mark.parametrize(("name", "checkpoint"), HOSTS)
+@pytest.mark.parametrize(
+    ("asked", "given", "sentence"),
+    [
+        (
+            {"method": "accdiffusion", "word_threshold": 0.5},
+            {},
+            "words per window cannot be told apart on (SD3|Flux) checkpoints, which have no cross-attention",
+        ),
+        ({}, {"tiling": True}, "a seamless picture cannot be made with this checkpoint, whose network has no layers that go round the border"),
+        ({}, {"sampler_name": "dpmpp_sde"}, "sampler 'dpmpp_sde' adds noise in proportions that are wrong"),
+        ({}, {"sampler_name": "ddim"}, "sampler 'ddim' steps through the timesteps"),
+        ({"window": "72x72"}, {}, "multiples of 16 pixels; use 64x64"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_in_a_sentence(host, loaded, job_of_kind, name, checkpoint, asked, given, sentence):
+    loaded(name, checkpoint)
+    with pytest.raises(host.adapter("errors").APTError, match=sentence):
+        host.run(job_of_kind("picture", {"enabled": True} | asked, **{"sampler_name": "euler"} | given))
+    assert not host.model.calls
+
+
+@pytest.mark.parametrize("checkpoint", [StableDiffusion3, Flux])
+def test_control_units_which_the_network_would_not_look_at_are_refused(host, loaded, checkpoint):
+    loaded("Forge", checkpoint)
+    host.detect.host().control_of(None)
+    host.model.forge_objects.unet.controlnet_linked_list = object()
+    with pytest.raises(ValueError, match="ControlNet does nothing on this host for checkpoints of rectified flow; turn its units off"):
+        host.detect.host().control_of(None)
+
+
+def test_only_forge_with_flux_adds_noise_as_it_has_to(host, loaded):
+    for (name, checkpoint), noisy in zip(HOSTS, [(), (), ("euler_ancestral", "dpm_2_ancestral")], strict=True):
+        if name == "Forge" and checkpoint is Flux:
+            loaded("WebUI", Flux)
+            from tests.host.forge import forged
+
+            forged(host.model)
+        else:
+            loaded(name, checkpoint)
+        assert tuple(host.detect.host().flow_samplers(host.model)) == noisy
+
+
+def test_the_job_is_the_core_s_own_in_k_diffusion_s_coordinates(host, loaded, job_of_kind, sampling, monkeypatch):
+    """As the command line has a flow model by `checkpoints.networks.flow_denoiser`: x = z + sigma n, and Euler's steps in sigma."""
+    loaded("Forge", Flux)
+    kept = {}
+    run = host.adapter("phases").run_phases
+
+    def run_phases(job, z, *args):
+        kept.update(job=job, z=z, made=run(job, z, *args))
+        return kept["made"]
+
+    monkeypatch.setattr(host.job, "run_phases", run_phases)
+    p = job_of_kind("picture", {"gamma": 0.5}, sampler_name="euler", steps=6, cfg_scale=1.0)
+    host.run(p)
+    network, text = host.model.model.diffusion_model, host.model.get_learned_conditioning([p.prompt])
+    denoise, _ = flow_denoiser(lambda state, t: network(state, t, text.expand(len(state), -1, -1)))
+    plan = kept["job"].layout.plan
+
+    def noise(phase, shape):
+        return host.rng.ImageRNG(shape[1:], p.seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength).next()
+
+    sample = sample_with(ViewCalls(denoise, 4), lambda phase: partial(sampling.sample_euler, disable=True), noise, model_calls=plan.calls)
+    expected = upscale(kept["z"], kept["z"], plan, sample, upsample=lambda latent, size: kept["job"].enlarged(size))
+    assert float((kept["made"] - expected).abs().max()) < 1e-4 * float(expected.abs().max())
