@@ -138,6 +138,9 @@ class A1111:
         """See `Host`."""
         return "with the old emphasis implementation; turn that setting off" if shared.opts.use_old_emphasis_implementation else None
 
+    def hires_as_first(self, p: Any) -> None:
+        """What it is not told, it takes from the first pass."""
+
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""
         return _FirstCheckpoint(denoiser)
