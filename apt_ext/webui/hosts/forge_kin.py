@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from modules import shared
+from modules import prompt_parser, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import FLAT, Arguments
@@ -59,6 +59,19 @@ class ForgeKin:
             cond["c_concat"] = image
         levels = sigma.expand(len(clean))
         unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
+
+    def hires_as_first(self, p: Any) -> None:
+        """Forge, Neo and reForge have a guidance of the hires pass, 1 where the API says nothing; the first two have modules besides, and fail."""
+        for own, first in (("hr_cfg", "cfg_scale"), ("hr_distilled_cfg", "distilled_cfg_scale")):
+            if hasattr(p, own):
+                setattr(p, own, getattr(p, first))
+        if hasattr(p, "hr_additional_modules"):
+            p.hr_additional_modules = ["Use same choices"]
+
+    def prompt_schedules(self, prompts: Any, steps: int, hires_steps: int | None) -> Any:
+        """Neo has one way to read it."""
+        old = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()
+        return prompt_parser.get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps, *old)
 
     def control_of(self, p: Any) -> ForgeControl:
         """The host's own, linked to its UNet."""

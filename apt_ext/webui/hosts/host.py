@@ -150,8 +150,16 @@ class Host(Protocol):
         its image conditioning."""
         ...
 
+    def prompt_schedules(self, prompts: Any, steps: int, hires_steps: int | None) -> Any:
+        """Of every prompt its texts and the steps that they end at, as the host reads prompt editing for a pass."""
+        ...
+
     def words_refused(self) -> str | None:
         """Why words cannot be told apart in a prompt now, in half a sentence."""
+        ...
+
+    def hires_as_first(self, p: Any) -> None:
+        """A hires pass that nobody has filled in a section of the page or fields of the API for goes by the first pass."""
         ...
 
     def first_checkpoint(self, denoiser: Any) -> FirstCheckpoint:
