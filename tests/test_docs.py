@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.acceptance.ways import WAYS
 from tests.guide import TEMPLATE, template
 
 ROOT = Path(__file__).parents[1]
@@ -124,3 +125,18 @@ def test_the_script_for_a_folder_takes_each_pictures_own_prompt_seed_and_regions
         [{"scale": 2, "preset": "Balanced"}],
     ]
     assert capsys.readouterr().out == "a.png\nb.jpg\n"
+
+
+def test_the_page_of_the_host_s_ways_has_each_of_them_as_it_was_found():
+    """`WAYS_TABLE=docs/ways.md pytest tests/acceptance/test_ways.py` writes the rows."""
+    ways = [way for group in WAYS.values() for way in group]
+    text = (DOCS / "ways.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what")]
+    assert [row[0] for row in rows] == [way.what for way in ways]
+    for (_, outcome, *claims, after), way in zip(rows, ways, strict=True):
+        assert after == "the same", way.what
+        assert outcome.startswith(("refused: ", "error: ")) == bool(way.refused), way.what
+        assert way.refused in outcome, way.what
+        if not way.refused:
+            named, texts = claims[0].split(" of ")
+            assert int(named) == (int(texts) if way.claims is None else way.claims), way.what

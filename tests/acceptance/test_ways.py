@@ -83,7 +83,7 @@ PLANNED = [
 def test_the_model_is_called_as_often_as_planned(rig, settings, asked):
     if reason := _lacks(rig, "probe"):
         pytest.skip(reason)
-    made = rig.hires(rig.probe(), apt=settings, hr_upscaler="Lanczos", **asked)
+    made = rig.hires(rig.probe(count=True), apt=settings, hr_upscaler="Lanczos", **asked)
     (rows,) = (int(part.removeprefix("Probe rows: ")) for part in made.text.split(", ") if part.startswith("Probe rows"))
     first, target = (asked.get("width", SIDE), asked.get("height", SIDE)), made.picture().size
     page = {"img2img": False, "first": first, "target": target, "cut": True, "steps": 2, "hires_steps": 0, "denoising": 0.6, "upscaler": "Lanczos"}
@@ -103,7 +103,7 @@ def test_a_job_inside_another_changes_nothing_of_it(rig):
     if reason := _lacks(rig, "probe"):
         pytest.skip(reason)
     asked = {"n_iter": 2, "batch_size": 2}
-    alone = rig.hires(rig.probe(), **asked)
+    alone = rig.hires(rig.probe(count=True), **asked)
     for where in ("image", "end"):
         made = rig.hires(rig.probe(inner=where), **asked)
         assert made.same(alone), where

@@ -18,6 +18,7 @@ __all__ = ["NEUTRAL", "WAYS", "Rig", "Way"]
 
 LARGE, THREEFOLD, WIDER, SAME = (2 * SIDE, 2 * SIDE), (3 * SIDE, 3 * SIDE), (SIDE + 64, SIDE + 64), (SIDE, SIDE)
 PLAIN = {"method": "multidiffusion"}
+EIGHTH = (2 * SIDE // 8, 2 * SIDE // 8)  # which is all that the cheapest approximation draws
 FREE = (SIDE * 3 // 2 + 8, SIDE * 2 + 8)
 ODD = (3 * SIDE // 4 + 5, SIDE // 2 + 3)
 QUICK = {"phases": "direct", "overlap": 0.0, "jitter": 0.0}  # as few windows as can be
@@ -232,7 +233,7 @@ INNER = [
 
 NUMBERS = [
     *(
-        Way(f"{name} {value:g} with {sampler}", lambda r, n=name, v=value, s=sampler: r.hires(**{n: v}, sampler_name=s))
+        Way(f"{name} {value:g} with {sampler}", lambda r, n=name, v=value, s=sampler: r.hires(**{n: v}, sampler_name=s, steps=4))
         for name, value, sampler in (
             ("eta", 0.0, "Euler a"),
             ("eta", 1.0, "DDIM"),
@@ -267,13 +268,14 @@ NUMBERS = [
     Way(
         "Variation seed, and seed resized from another size", lambda r: r.hires(subseed=3, subseed_strength=0.3, seed_resize_from_w=64, seed_resize_from_h=192)
     ),
-    Way("Decoded by an approximation", lambda r: r.hires(override_settings={"sd_vae_decode_method": "Approx cheap"})),
-    Way("Encoded and decoded by approximations, img2img", lambda r: r.img2img(override_settings={"sd_vae_decode_method": "Approx cheap"})),
+    Way("Decoded by an approximation", lambda r: r.hires(override_settings={"sd_vae_decode_method": "Approx cheap"}), EIGHTH),
+    Way("Decoded by an approximation, img2img", lambda r: r.img2img(override_settings={"sd_vae_decode_method": "Approx cheap"}), EIGHTH),
     Way("Colour correction of img2img", lambda r: r.img2img(override_settings={"img2img_color_correction": True})),
     *(
         Way(
             f"`save_images` {saved}, `send_images` {sent}, phases saved {phases}",
             lambda r, s=saved, t=sent, q=phases: r.hires(save_images=s, send_images=t, apt={"save_phases": q}),
+            size=LARGE if sent else None,
             number=int(sent),
         )
         for saved in (False, True)

@@ -2,6 +2,7 @@
 
 "APT probe" takes one argument, an object with some of
 
+    count: true, where nothing but the count is wanted
     fail: "error", "memory", "memory once", "cuda memory" or "interrupt", at the model's call number `at`
     inner: "image" or "end": another job inside this one, with its scripts and their arguments, in `postprocess_image` or `postprocess`
     firstpass: a picture by base64, for a job as the gallery's upscale button makes it
