@@ -18,6 +18,7 @@ from apt_ext.core.noise_levels import shortcut_sigmas
 from apt_ext.core.plan import Plan, make_plan
 from apt_ext.core.ranks.launch import joined, place_of
 from apt_ext.core.ranks.ranks import ALONE, Ranks
+from apt_ext.core.ranks.status import OutOfMemory
 from apt_ext.core.tiles.map import map_tiles
 from apt_ext.core.upscale import sample_with, upscale
 from apt_ext.core.views import ViewCalls
@@ -119,7 +120,7 @@ def trouble(ranks: Ranks, folder: Path) -> None:
         finished.clear()
 
     finished: list[int] = []
-    errors = {"interrupt": KeyboardInterrupt(), "memory": torch.OutOfMemoryError("no room"), "refusal": ValueError("such a thing"), "bug": KeyError("key")}
+    errors = {"interrupt": KeyboardInterrupt(), "memory": OutOfMemory("no room"), "refusal": ValueError("such a thing"), "bug": KeyError("key")}
     for name, error in errors.items():
 
         def model(x: torch.Tensor, sigma: torch.Tensor, error: BaseException = error, **extra: Any) -> torch.Tensor:
@@ -146,13 +147,13 @@ def trouble(ranks: Ranks, folder: Path) -> None:
 
             def limited(x: torch.Tensor, sigma: torch.Tensor, batch: int = batch, **extra: Any) -> torch.Tensor:
                 if ranks.rank == 2 and batch > 1:
-                    raise torch.OutOfMemoryError("no room")
+                    raise OutOfMemory("no room")
                 return denoiser(x, sigma)
 
             try:
                 halved = run(ranks, "demofusion", "euler", batch, limited)
                 break
-            except torch.OutOfMemoryError:
+            except OutOfMemory:
                 continue
         said["halved"] = str(torch.equal(halved, run(ranks, "demofusion", "euler", 1)) and calls == [1])
     try:

@@ -177,15 +177,17 @@ def test_nothing_that_an_adapter_made_for_windows_is_left_for_another_pass(host,
 
 
 def test_in_a_hires_pass_an_adapter_acts_for_the_prompt_alone_and_the_host_s_prompts_stay_what_they_are(host, job_of_kind, controlnet, monkeypatch):
-    act, marks = controlnet.PlugableIPAdapter.forward, []
+    act, marks, given = controlnet.PlugableIPAdapter.forward, [], []
     monkeypatch.setattr(controlnet.PlugableIPAdapter, "forward", lambda self, x, mark: marks.append(float(mark.mean())) or act(self, x, mark))
     p = job_of_kind("text", PLAIN)
+    tell = p.tell_scripts
+    p.tell_scripts = lambda x, noise, c, uc: given.append((c, uc)) or tell(x, noise, c, uc)
     controlnet.with_units(p, (blobs(), "IPAdapter", {}))
     host.run(p)
     assert set(marks) == {0.5}
-    made, uncond = p.c
-    assert not controlnet.prompt_context_is_marked(uncond)
-    assert not any(controlnet.prompt_context_is_marked(one.cond) for parts in made.batch for part in parts for one in part.schedules)
+    conds = [[uc, *(one.cond for parts in c.batch for part in parts for one in part.schedules)] for c, uc in given]
+    marked = [{controlnet.prompt_context_is_marked(cond) for cond in of_pass} for of_pass in conds]
+    assert marked == [{True}, {False}]
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.host.double.jobs import ON, far, left_on_p, nothing_left
+from tests.webui.words.test_windows import needs_letters
 
 pytestmark = pytest.mark.usefixtures("settings_page")
 
@@ -68,6 +69,7 @@ def test_a_text_of_more_chunks_than_the_prompt_makes_all_of_them_as_long(host, t
     assert host.run(host.text_job(QUARTERS | {"regions": f"0-50% x 0-100%: {long}", "window_batch": 1}, prompt="a leaf"))[0].size == (128, 128)
 
 
+@needs_letters
 def test_they_come_behind_the_words_that_a_window_keeps_and_into_the_picture_of_them(host):
     args = QUARTERS | {"method": "accdiffusion", "word_threshold": 0.5, "regions": BARN, "draw_words": True}
     p = host.text_job(args, prompt="a butterfly, on (red:1.3) flowers under the sky")
