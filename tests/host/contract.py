@@ -89,6 +89,23 @@ SIGNATURES = {
     "modules/ui_components.py": {"InputAccordion.__init__": "self value **kwargs"},
 }
 
+# What SD3 is called by, which the checkpoint's double `flow` has on itself: file -> functions, and what occurs in it, as Python writes its syntax tree.
+SD3 = {
+    "modules/models/sd3/sd3_model.py": {
+        "SD3Inferencer.add_noise_to_latent": "self x noise amount",
+        "SD3Inferencer.apply_model": "self x t cond",
+        "SD3Inferencer.create_denoiser": "self",
+        "SD3Denoiser.forward": "self input sigma **kwargs",
+    },
+    "modules/models/sd3/sd3_impls.py": {"ModelSamplingDiscreteFlow.timestep": "self sigma"},
+    "modules/sd_samplers_kdiffusion.py": {},
+}
+SD3_LINES = {
+    "modules/models/sd3/sd3_model.py": ("return x * (1 - amount) + noise * amount", "self.model.model_sampling.sigmas"),
+    "modules/models/sd3/sd3_impls.py": ("model_input - model_output * sigma", "self.shift * timestep / (1 + (self.shift - 1) * timestep)"),
+    "modules/sd_samplers_kdiffusion.py": ("xi = shared.sd_model.add_noise_to_latent(x, noise, sigma_sched[0])",),
+}
+
 # File -> names that a module has.
 GLOBALS = {
     "modules/devices.py": "cpu dtype_vae",

@@ -15,6 +15,7 @@ import pytest
 
 from tests.host import contract as contract
 from tests.host import contract_forge
+from tests.host.double import flow
 from tests.host.sources import arguments, definitions, parameters
 
 HOUSE = Path(__file__).parents[2]
@@ -230,3 +231,21 @@ def test_a_changed_host_is_noticed(tmp_path, monkeypatch):
             check_signature("modules/sd_samplers.py", "forget_sampler", "name")
     finally:
         tree.cache_clear()
+
+
+@needs_host
+@pytest.mark.parametrize("file", contract.SD3)
+def test_the_host_has_its_flow_model(file):
+    tree = ast.parse((Path(str(ROOT)) / file).read_text(encoding="utf8"))
+    for name, names in contract.SD3[file].items():
+        owner, method = name.split(".")
+        assert arguments(definitions(definitions(tree.body)[owner].body)[method]) == names.split(), name
+    written = ast.unparse(tree)
+    assert [line for line in contract.SD3_LINES[file] if line not in written] == []
+
+
+def test_the_double_has_its_flow_model():
+    found = contract.SD3["modules/models/sd3/sd3_model.py"]
+    for name in ("add_noise_to_latent", "apply_model", "create_denoiser"):
+        assert parameters(getattr(flow.StableDiffusion3, name)) == found[f"SD3Inferencer.{name}"].split()
+    assert parameters(flow.Schedule.forward) == found["SD3Denoiser.forward"].split()

@@ -38,7 +38,7 @@ def planned(host, monkeypatch):
     """What the passes that ran had planned to evaluate, for every picture and prompt."""
     found = []
     run = host.adapter("phases").run_phases
-    monkeypatch.setattr(host.job, "run_phases", lambda job, *args: found.append(job.layout.plan.evaluations) or run(job, *args))
+    monkeypatch.setattr(host.adapter("sampling"), "run_phases", lambda job, *args: found.append(job.layout.plan.evaluations) or run(job, *args))
     return found
 
 
@@ -160,7 +160,7 @@ def test_the_job_is_the_core_s_own_in_k_diffusion_s_coordinates(host, loaded, jo
         kept.update(job=job, z=z, made=run(job, z, *args))
         return kept["made"]
 
-    monkeypatch.setattr(host.job, "run_phases", run_phases)
+    monkeypatch.setattr(host.adapter("sampling"), "run_phases", run_phases)
     p = job_of_kind("picture", {"gamma": 0.5}, sampler_name="euler", steps=6, cfg_scale=1.0)
     host.run(p)
     network, text = host.model.model.diffusion_model, host.model.get_learned_conditioning([p.prompt])
