@@ -11,6 +11,7 @@ from modules.ui_components import InputAccordion
 from apt_ext.options import PRESETS, Schedule
 from apt_ext.webui.claims import check_ran, forget_infotext
 from apt_ext.webui.errors import refuse
+from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.job import attach, detach
 from apt_ext.webui.latents.colour import fix_colours
 from apt_ext.webui.latents.upscalers import choices, host_name
@@ -183,6 +184,7 @@ def _set_size(p: Any, scale: float, request: Request) -> None:
         if p.denoising_strength is None:  # the API's default
             p.denoising_strength = Schedule().strength
         p.hr_upscaler = host_name(request.options.upscaler)
+        host().hires_as_first(p)
         return
     if p.image_mask is not None and p.inpaint_full_res:
         width, height = p.width, p.height

@@ -89,6 +89,20 @@ def test_the_double_has_the_lines():
         assert line in written, line
 
 
+def imported(file):
+    """The names that a file of the adapter takes from the host's `modules` and from its own hosts, wherever in it."""
+    found = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf8"))) if isinstance(node, ast.ImportFrom)]
+    own = {str(node.module).rpartition(".")[2] for node in found if str(node.module).startswith("apt_ext.webui.hosts.")}
+    return {alias.name for node in found if node.module == "modules" for alias in node.names} | own
+
+
+def test_nothing_that_neo_loads_imports_what_neo_has_not():
+    elsewhere = {"a1111.py", "ldm_patched.py"}
+    for file in (Path(__file__).parents[2] / "apt_ext/webui").rglob("*.py"):
+        if file.name not in elsewhere:
+            assert not imported(file) & {"sd_hijack", "a1111", "ldm_patched"}, file
+
+
 def test_a_changed_host_is_noticed(tmp_path, monkeypatch):
     file = tmp_path / "backend/sampling/sampling_function.py"
     file.parent.mkdir(parents=True)

@@ -144,6 +144,9 @@ class A1111:
             return "with the old emphasis implementation; turn that setting off"
         return no_words(self.family(shared.sd_model))
 
+    def hires_as_first(self, p: Any) -> None:
+        """What it is not told, it takes from the first pass."""
+
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""
         return _FirstCheckpoint(denoiser)

@@ -23,6 +23,10 @@ from apt_ext.webui.model import FAMILIES
 __all__ = ["check_seamless", "seamless_axes", "views_with_borders", "with_borders"]
 
 SECOND = "a seamless picture cannot be made with a second checkpoint, whose layers do not go round the border; leave the refiner and the hires checkpoint out"
+SWITCHED_OFF = (
+    "Tiling is on, but this host has left the checkpoint as it is (Forge has switched its Tiling off), so the sides of the picture would not meet; turn"
+    " Tiling off"
+)
 PART = (
     "the sides of this picture no longer meet, since only a part of it is worked on; keep its aspect (no cropping, no 'only masked'), or turn Tiling or"
     " the extension for seamless pictures off"
@@ -31,18 +35,25 @@ TRANSFORMER = "a seamless picture cannot be made with this checkpoint, whose net
 
 
 def seamless_axes(model: Any, tiling: bool) -> Around:
-    """The directions that a job's picture is seamless along. `tiling`: whether the host's own "Tiling" is on, which is both.
+    """The directions that a job's picture is seamless along.
+
+    Args:
+        model: the checkpoint as the host has made it ready for the job, or None where there is no job yet.
+        tiling: whether the host's own "Tiling" is on, which is both.
 
     Raises:
-        ValueError: for a checkpoint that cannot make such pictures.
+        ValueError: where it is on and the checkpoint cannot, or does not, go round the border.
     """
-    if tiling:
-        if model is not None and FAMILIES[host().family(model)].flow:
-            raise ValueError(TRANSFORMER)
-        return Around(True, True)
-    parts = [] if model is None else [host().unet(model), *host().vae_halves(model).values()]
+    if model is None:
+        return Around(tiling, tiling)
+    if tiling and FAMILIES[host().family(model)].flow:
+        raise ValueError(TRANSFORMER)
+    parts = [host().unet(model), *host().vae_halves(model).values()]
     found = [_axes(layer) for part in parts for layer in _convolutions(part)]
-    return Around(any(axes.rows for axes in found), any(axes.columns for axes in found))
+    around = Around(any(axes.rows for axes in found), any(axes.columns for axes in found))
+    if tiling and around != Around(True, True):
+        raise ValueError(SWITCHED_OFF)
+    return around
 
 
 def check_seamless(p: Any, around: Around) -> None:

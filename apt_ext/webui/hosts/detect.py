@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import modules
 
-from apt_ext.webui.hosts.a1111 import A1111
-from apt_ext.webui.hosts.forge import Forge
 from apt_ext.webui.hosts.host import Host
-from apt_ext.webui.hosts.ldm_patched import LdmPatched
 
 __all__ = ["check_host", "host", "kind_of"]
 
 # The first package that is there tells the backend. Forge before August 2024 had `ldm_patched` too.
-BACKENDS: tuple[tuple[str, type[Host] | None], ...] = (("backend", Forge), ("ldm_patched", LdmPatched), ("modules_forge", None))
+# Named, not imported: each imports what its own host has and another one may not (Neo has no `sd_hijack`).
+BACKENDS: tuple[tuple[str, str | None], ...] = (("backend", "forge.Forge"), ("ldm_patched", "ldm_patched.LdmPatched"), ("modules_forge", None))
+FIRST = "a1111.A1111"
 
 
-def kind_of(root: Path) -> tuple[str, type[Host] | None]:
-    """Of the host in a folder: the package that gives its backend away, and what is known of it; None for one that is not served."""
-    return next(((package, known) for package, known in BACKENDS if (root / package).is_dir()), ("", A1111))
+def kind_of(root: Path) -> tuple[str, str | None]:
+    """Of the host in a folder: the package that gives its backend away, and the file and class of what is known of it; None for one that is not served."""
+    return next(((package, known) for package, known in BACKENDS if (root / package).is_dir()), ("", FIRST))
 
 
 def _root() -> Path:
@@ -30,7 +30,9 @@ def _root() -> Path:
 @cache
 def host() -> Host:
     """The host that this is. For one that is not served the first one's answers are enough for its page, and `check_host` refuses its jobs."""
-    return (kind_of(_root())[1] or A1111)()
+    file, _, name = (kind_of(_root())[1] or FIRST).partition(".")
+    known: Host = getattr(import_module(f"apt_ext.webui.hosts.{file}"), name)()
+    return known
 
 
 def check_host() -> None:

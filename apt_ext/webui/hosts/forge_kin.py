@@ -60,6 +60,14 @@ class ForgeKin:
         levels = sigma.expand(len(clean))
         unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
 
+    def hires_as_first(self, p: Any) -> None:
+        """Forge, Neo and reForge have a guidance of the hires pass, 1 where the API says nothing; the first two have modules besides, and fail."""
+        for own, first in (("hr_cfg", "cfg_scale"), ("hr_distilled_cfg", "distilled_cfg_scale")):
+            if hasattr(p, own):
+                setattr(p, own, getattr(p, first))
+        if hasattr(p, "hr_additional_modules"):
+            p.hr_additional_modules = ["Use same choices"]
+
     def control_of(self, p: Any) -> ForgeControl:
         """The host's own, linked to its UNet."""
         return control_of(shared.sd_model.forge_objects.unet)

@@ -154,6 +154,10 @@ class Host(Protocol):
         """Why words cannot be told apart in a prompt now, in half a sentence."""
         ...
 
+    def hires_as_first(self, p: Any) -> None:
+        """A hires pass that nobody has filled in a section of the page or fields of the API for goes by the first pass."""
+        ...
+
     def first_checkpoint(self, denoiser: Any) -> FirstCheckpoint:
         """Of the pass that a denoiser is about to make."""
         ...

@@ -43,6 +43,7 @@ class Progress:
         rows, columns = phase.size
         shared.state.textinfo = f"APT phase {phase.number}/{len(self.phases)} {columns * FACTOR}x{rows * FACTOR}"
         shared.state.current_image_sampling_step = 0  # the live preview counts the steps since the last one
+        shared.state.sampling_step = 0  # the host's share of the phase before, which some hosts keep until this one's sampler starts
         self.show()
 
     def done(self, step: int, count: int) -> None:

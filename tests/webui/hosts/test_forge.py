@@ -347,3 +347,31 @@ def test_before_the_first_job_there_is_no_checkpoint(host, forge, monkeypatch):
     assert host.detect.host().loaded() is host.model
     monkeypatch.setattr(host.sd_models.model_data, "sd_model", SimpleNamespace(cond_stage_model=None))
     assert host.detect.host().loaded() is None
+
+
+def test_the_dropdown_entry_s_hires_pass_goes_by_the_first_pass(host, forge):
+    forge()
+    p = host.text_job(enable_hr=False, cfg_scale=4.5)
+    p.scripts = host.script()
+    p.hr_cfg, p.hr_distilled_cfg, p.distilled_cfg_scale, p.hr_additional_modules = 1.0, 3.5, 2.5, None
+    host.shared.state = host.shared.State()
+    assert host.adapter("script").APTUpscaleScript().run(p, 2.0)[0].size == (128, 128)
+    assert (p.hr_cfg, p.hr_distilled_cfg, p.hr_additional_modules) == (4.5, 2.5, ["Use same choices"])
+
+
+def test_the_dropdown_entry_gives_a_job_no_fields_that_the_host_has_not(host, forge):
+    forge("ldm_patched")
+    p = host.text_job(enable_hr=False)
+    p.scripts = host.script()
+    host.shared.state = host.shared.State()
+    host.adapter("script").APTUpscaleScript().run(p, 2.0)
+    assert not {name for name in vars(p) if name in ("hr_cfg", "hr_distilled_cfg", "hr_additional_modules")}
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_tiling_that_the_host_does_not_do_is_refused_in_a_sentence(host, forge, monkeypatch, job_of_kind, kind):
+    forge()
+    monkeypatch.setattr(host.sd_hijack.model_hijack, "apply_circular", lambda on: None)
+    with pytest.raises(host.adapter("errors").APTError, match="Tiling is on, but this host has left the checkpoint as it is"):
+        host.run(job_of_kind(kind, tiling=True))
+    assert not host.model.calls
