@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from modules import sd_hijack, sd_models, shared
+from modules import prompt_parser, sd_hijack, sd_models, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
@@ -137,6 +137,10 @@ class A1111:
         else:
             cond = {**(dict(text) if isinstance(text, dict) else {"c_crossattn": [text]}), "c_concat": [image]}
         model.apply_model(a**0.5 * clean + (1 - a) ** 0.5 * noise, torch.full((len(clean),), timestep, device=clean.device), cond)
+
+    def prompt_schedules(self, prompts: Any, steps: int, hires_steps: int | None) -> Any:
+        """See `Host`."""
+        return prompt_parser.get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps, shared.opts.use_old_scheduling)
 
     def words_refused(self) -> str | None:
         """See `Host`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from modules import shared
+from modules import prompt_parser, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import FLAT, Arguments
@@ -67,6 +67,11 @@ class ForgeKin:
                 setattr(p, own, getattr(p, first))
         if hasattr(p, "hr_additional_modules"):
             p.hr_additional_modules = ["Use same choices"]
+
+    def prompt_schedules(self, prompts: Any, steps: int, hires_steps: int | None) -> Any:
+        """Neo has one way to read it."""
+        old = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()
+        return prompt_parser.get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps, *old)
 
     def control_of(self, p: Any) -> ForgeControl:
         """The host's own, linked to its UNet."""

@@ -150,6 +150,10 @@ class Host(Protocol):
         its image conditioning."""
         ...
 
+    def prompt_schedules(self, prompts: Any, steps: int, hires_steps: int | None) -> Any:
+        """Of every prompt its texts and the steps that they end at, as the host reads prompt editing for a pass."""
+        ...
+
     def words_refused(self) -> str | None:
         """Why words cannot be told apart in a prompt now, in half a sentence."""
         ...

@@ -58,7 +58,7 @@ def prompt_schedules(p: Any, cond: Any) -> Schedules | None:
     last = cond.batch[0][0].schedules[-1].end_at_step
     indexes, flat, _ = prompt_parser.get_multicond_prompt_list(prompt_parser.SdConditioning(prompts))
     hires = last if p.is_hr_pass else None
-    made = prompt_parser.get_learned_conditioning_prompt_schedules(flat, p.firstpass_steps, hires, shared.opts.use_old_scheduling)
+    made = host().prompt_schedules(flat, p.firstpass_steps, hires)
     texts = [[[(int(end), str(text)) for end, text in made[index]] for index, _ in parts] for parts in indexes]
     ends = [[[end for end, _ in schedule] for schedule in parts] for parts in texts]
     given = [[[int(one.end_at_step) for one in part.schedules] for part in parts] for parts in cond.batch]

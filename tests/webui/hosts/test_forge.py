@@ -375,3 +375,16 @@ def test_tiling_that_the_host_does_not_do_is_refused_in_a_sentence(host, forge, 
     with pytest.raises(host.adapter("errors").APTError, match="Tiling is on, but this host has left the checkpoint as it is"):
         host.run(job_of_kind(kind, tiling=True))
     assert not host.model.calls
+
+
+def test_words_where_prompt_editing_is_read_in_one_way_alone(host, forge, monkeypatch):
+    """Neo has neither the option nor the argument."""
+    given = {"method": "accdiffusion", "word_threshold": 0.5}
+    expected = host.run(host.text_job({"enabled": True, **given}, prompt="a [castle:tower:2] on a hill, red sky"))[0]
+    forge()
+    read = host.prompt_parser.get_learned_conditioning_prompt_schedules
+    monkeypatch.setattr(host.prompt_parser, "get_learned_conditioning_prompt_schedules", lambda prompts, steps, hires=None: read(prompts, steps, hires))
+    monkeypatch.delattr(type(host.shared.opts), "use_old_scheduling")
+    p = host.text_job({"enabled": True, **given}, prompt="a [castle:tower:2] on a hill, red sky")
+    assert far(host.run(p)[0], expected) <= 1
+    assert not p.scripts.reports
