@@ -14,7 +14,7 @@ def far(one, other):
 
 
 @pytest.fixture(scope="session")
-def ordinary(webui):
+def ordinary(webui, unsteady):
     """Ordinary jobs before anything of APT ran: they must come out the same ever after."""
     return ordinary_jobs(webui)
 
@@ -22,6 +22,13 @@ def ordinary(webui):
 def ordinary_jobs(webui):
     picture = Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB")
     return [webui.txt2img(), webui.hires(), webui.img2img(picture)]
+
+
+@pytest.fixture(scope="session")
+def unsteady(webui):
+    """How far the host's own pictures of the same job lie apart, by kind: Forge draws from its VAE's encoder without a seed."""
+    several = [ordinary_jobs(webui) for _ in range(4)]
+    return [max(far(one.picture(), first.picture()) for one in of_kind) for first, *of_kind in zip(*several, strict=True)]
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +191,10 @@ def test_the_infotext_makes_the_same_picture_again(webui, picture):
         "tiled_vae": False,
     }
     settings |= {"skip_residual": False, "colour_fix": 2.0}
+    # Forge and Neo read a list from every infotext and fail in comparing it with its type.
+    without = webui.outcome(lambda: webui.job("/sdapi/v1/txt2img", {}, {"infotext": webui.txt2img().text}))
+    if isinstance(without, Refused) and "parameterized generic" in str(without.body):
+        pytest.skip("the API of this host cannot read the infotext of an ordinary job either; its page can")
     made = webui.hires(hr_second_pass_steps=3, subseed=3, subseed_strength=0.2, alwayson_scripts=apt(**settings))
     # The host's API reads "Use same sampler" from the infotext and then refuses it, so that one is named.
     same = {"hr_sampler_name": "Euler", "hr_scheduler": "Automatic"}
@@ -229,12 +240,23 @@ def test_without_hires_fix_the_api_says_so(webui):
         webui.txt2img(alwayson_scripts=apt())
 
 
+@pytest.fixture
+def tiling(webui):
+    """Skips where the host's own Tiling does nothing, after APT has refused it there."""
+    if webui.txt2img(tiling=True).same(webui.txt2img()):
+        with pytest.raises(Refused, match="Tiling is on, but this host has left the checkpoint as it is"):
+            webui.hires(tiling=True, alwayson_scripts=apt())
+        pytest.skip("Tiling does nothing in this host, and APT refuses it there")
+
+
+@pytest.mark.usefixtures("tiling")
 def test_the_sides_of_a_picture_with_tiling_meet(webui):
     made = np.asarray(webui.hires(tiling=True, alwayson_scripts=apt()).picture().convert("RGB"), dtype=float)
     steps = np.abs(made - np.roll(made, 1, 1)).mean((0, 2))
     assert steps[0] <= steps[1:].max()
 
 
+@pytest.mark.usefixtures("tiling")
 def test_a_part_of_a_picture_with_tiling_is_refused(webui):
     with pytest.raises(Refused, match="no longer meet"):
         webui.hires(tiling=True, hr_resize_x=2 * SIDE, hr_resize_y=SIDE * 3 // 2, alwayson_scripts=apt())
@@ -341,6 +363,7 @@ def test_the_plan_counts_what_the_panel_shows(webui):
     assert "error" in webui.call("/apt/plan", asked | {"settings": {"gamma": 30}})
 
 
-def test_ordinary_jobs_of_every_kind_are_bit_identical_afterwards(webui, ordinary):
-    for before, after in zip(ordinary, ordinary_jobs(webui), strict=True):
-        assert after.same(before)
+def test_ordinary_jobs_of_every_kind_are_bit_identical_afterwards(webui, unsteady, ordinary):
+    assert max(unsteady) <= 1
+    for before, after, apart in zip(ordinary, ordinary_jobs(webui), unsteady, strict=True):
+        assert after.same(before) if not apart else far(after.picture(), before.picture()) <= apart

@@ -114,7 +114,13 @@ LINES = {
         ),
         "modules/sd_samplers_cfg_denoiser.py": ("fake_sigmas[sigma.round().long()", "sampling_function(self, denoiser_params=denoiser_params"),
         "modules/sd_samplers_common.py": ("cfg_denoiser.update_inner_model()",),
-        "modules/processing.py": ("self.sd_model.forge_objects = self.sd_model.forge_objects_after_applying_lora.shallow_copy()",),
+        "modules/processing.py": (
+            "self.sd_model.forge_objects = self.sd_model.forge_objects_after_applying_lora.shallow_copy()",
+            "hr_additional_modules: list = field(default=None)",
+            "hr_cfg: float = 1.0",
+            "hr_distilled_cfg: float = 3.5",
+            "'Use same choices' not in self.hr_additional_modules",
+        ),
         "modules/gradio_extensions.py": ("kwargs['js'] = kwargs['_js']",),
     },
     "CLASSIC_ROOT": {

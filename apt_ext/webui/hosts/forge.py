@@ -68,6 +68,8 @@ class Forge(ForgeKin):
                 return "sd1"
         kind = type(model).__name__
         if predicted == "const" and kind in FLOWS:
+            if not hasattr(model, "is_sd3"):
+                raise ValueError(f"{kind} checkpoints were never tried with windows on Forge Neo; choose an SD 1.x or SDXL checkpoint there, or use Forge")
             return FLOWS[kind]
         raise ValueError(f"{kind} checkpoints are not supported yet; choose an SD 1.x, SD 2.x, SDXL, SD3 or Flux checkpoint")
 
