@@ -14,7 +14,7 @@ from torch import nn
 from apt_ext.checkpoints.families import Family, family_of_class, family_of_file, kind_of_config
 from apt_ext.checkpoints.packages import diffusers, missing
 
-__all__ = ["Loaded", "check_numbers", "load_controls", "load_pipeline", "place", "split_weight"]
+__all__ = ["Loaded", "check_numbers", "load_controls", "load_pipeline", "offload_layers", "place", "split_weight"]
 
 
 class Loaded(NamedTuple):
@@ -113,6 +113,9 @@ def load_pipeline(
             family = family_of_class(kind_of_config(Path(config)), config)
         else:
             family = family_of_file(Path(name)) if name.endswith(".safetensors") else family_of_class("StableDiffusionPipeline", name)
+        if family.network != "unet":
+            # Most hold the transformer alone, and diffusers' reader of Flux's takes no other width than the published one: nothing of it can be tried here.
+            raise ValueError(f"model {name!r} is a single file of {family.label}, which is not read here; give the diffusers folder or its name on the hub")
         with _explained(what if config else f"{what}, whose parts are described on the hub and, without a network, by a folder after --config,"):
             pipe = getattr(library, family.pipeline).from_single_file(name, **({"config": config} if config else {}), **parts(family))
     else:
@@ -195,6 +198,16 @@ def check_numbers(parts: dict[str, nn.Module]) -> None:
         raise ValueError(f"the model mixes numbers of several types ({described}); bring it to one, such as with --dtype float32 or pipe.to(torch.float32)")
 
 
+def offload_layers(pipe: Any, **given: Any) -> None:
+    """diffusers' `enable_sequential_cpu_offload`, with the VAE on the device as a whole: it is small, and its tiles share their normalisation so.
+
+    Args:
+        given: of diffusers' method.
+    """
+    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *({"vae"} - set(pipe._exclude_from_cpu_offload))]
+    pipe.enable_sequential_cpu_offload(**given)
+
+
 def place(pipe: Any, device: torch.device, offload: str) -> None:
     """Bring a pipeline to a device, or let its parts come there when they are needed.
 
@@ -209,6 +222,6 @@ def place(pipe: Any, device: torch.device, offload: str) -> None:
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
+        offload_layers(pipe, device=device)
     else:
         raise ValueError(f"offload {offload!r} does not exist; use none, model or sequential")

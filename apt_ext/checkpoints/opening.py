@@ -67,7 +67,7 @@ def open_checkpoint(
     for net, _ in nets:
         net.to(where)
     place(loaded.pipe, where, offload)
-    return Checkpoint(loaded.pipe, loaded.family, name, where, by_layers=offload == "sequential", native=native, prediction=prediction, controls=nets)
+    return Checkpoint(loaded.pipe, loaded.family, name, where, native=native, prediction=prediction, controls=nets)
 
 
 def from_pipeline(pipe: object, *, native: int | None = None, prediction: str | None = None, controls: Sequence[tuple[object, float]] = ()) -> Checkpoint:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from apt_ext.checkpoints.library import Picture, Progress, Upscaled, upscale
-from apt_ext.checkpoints.loading import load_pipeline
+from apt_ext.checkpoints.loading import load_pipeline, offload_layers
 from apt_ext.checkpoints.opening import from_pipeline
 
 __all__ = ["AptOutput", "AptUpscalePipeline"]
@@ -70,6 +70,10 @@ class AptUpscalePipeline:
         for net in self._controls:
             net.to(*where, **more)
         return self
+
+    def enable_sequential_cpu_offload(self, **given: Any) -> None:
+        """Keep layers in main memory until they are needed; see `offload_layers`."""
+        offload_layers(self.pipe, **given)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["pipe"], name)

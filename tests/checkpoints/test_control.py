@@ -87,6 +87,7 @@ def test_a_control_net_changes_the_picture_by_its_weight(control, opened, photo)
     assert (other != one).any()
 
 
-def test_a_flow_model_has_none(checkpoints, tmp_path):
-    with pytest.raises(ValueError, match="ControlNets of SD3 cannot be shown to windows here"):
-        open_checkpoint(str(checkpoints("sd3")), device="cpu", controls=[str(tmp_path)])
+@pytest.mark.parametrize(("kind", "name"), [("sd3", "SD3"), ("flux", "Flux")])
+def test_a_flow_model_has_none(checkpoints, tmp_path, kind, name):
+    with pytest.raises(ValueError, match=f"ControlNets of {name} cannot be shown to windows here; leave --control out"):
+        open_checkpoint(str(checkpoints(kind)), device="cpu", controls=[str(tmp_path)])

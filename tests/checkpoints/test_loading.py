@@ -90,6 +90,8 @@ def _bad(tmp_path, checkpoints, photo):
     (tmp_path / "broken.safetensors").write_bytes(b"no model either")
     (tmp_path / "old.ckpt").write_bytes(b"pickled")
     save_file({"lora_unet_x": torch.ones(1)}, tmp_path / "lora.safetensors")
+    save_file({"double_blocks.0.img_mod.lin.weight": torch.ones(1)}, tmp_path / "flux.safetensors")
+    save_file({"model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": torch.ones(1)}, tmp_path / "sd3.safetensors")
     (tmp_path / "video").mkdir()
     (tmp_path / "video" / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
@@ -104,6 +106,8 @@ def _bad(tmp_path, checkpoints, photo):
         ("{photo} --model {tmp}/text.txt", "is no checkpoint"),
         ("{photo} --model {tmp}/broken.safetensors", "cannot be read as safetensors"),
         ("{photo} --model {tmp}/lora.safetensors", "none of the checkpoints that are known"),
+        ("{photo} --model {tmp}/sd3.safetensors", "a single file of SD3, which is not read here; give the diffusers folder"),
+        ("{photo} --model {tmp}/flux.safetensors", "a single file of Flux, which is not read here; give the diffusers folder"),
         ("{photo} --model {tmp}/old.ckpt", "--allow-pickle"),
         ("{photo} --model {tmp}/nothing.safetensors", "does not exist"),
         ("{photo} --model {tmp}/nowhere/at/all", "does not exist"),
@@ -113,6 +117,7 @@ def _bad(tmp_path, checkpoints, photo):
         ("{photo} --model {model} --device abacus", "device 'abacus' cannot be used"),
         ("{photo} --model {model} --device cuda:7", "device 'cuda:7' cannot be used"),
         ("{photo} --model {model} --offload model", "leave --offload out"),
+        ("{photo} --model {model} --offload sequential", "leave --offload out"),
         ("{photo} --model {model} --native 60", "multiple of 32"),
         ("{photo} --model {model} --lora {tmp}/none.safetensors", "does not exist"),
         ("{photo} --model {model} --lora {tmp}/lora.safetensors", "LoRA"),
