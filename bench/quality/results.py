@@ -24,7 +24,8 @@ from bench.quality.tasks import Task
 __all__ = ["Row", "collect", "find", "read", "row_of", "write"]
 
 Row = Mapping[str, Any]
-DIGITS = {"psnr": 2, "ssim": 3, "edges": 4, "below": 2, "above": 3, "agreement": 2, "seams": 2, "spread": 2}
+DIGITS = {"psnr": 2, "ssim": 3, "edges": 3, "below": 2, "above": 3, "agreement": 2, "seams": 2, "spread": 2}
+KERNEL_DIGITS = 2
 REFERENCES = 16
 """True pictures that the kernel distance's features are fitted to."""
 
@@ -43,7 +44,7 @@ def _kernel(results: Results, truth: Results, task: Task, work: Path) -> dict[st
     whiten, most = _whiten(task.kind, task.scale, work), len(results["windows"])
     x, true = (torch.from_numpy(each["windows"][:most]) for each in (results, truth))
     counts = (most,) if task.sampled else range(2, most + 1)
-    return {str(n): [round(v, 2) for v in kernel_parts(x[:n], true[:n], whiten).tolist()] for n in counts if n > 1}
+    return {str(n): [round(v, KERNEL_DIGITS) for v in kernel_parts(x[:n], true[:n], whiten).tolist()] for n in counts if n > 1}
 
 
 def row_of(task: Task, work: Path) -> Row | None:
@@ -84,10 +85,29 @@ def collect(tasks: Sequence[Task], work: Path) -> dict[str, Any]:
     }
 
 
+def _usual(results: Mapping[str, Any]) -> Row:
+    """What a row has where it does not say otherwise."""
+    return {"model": results["models"][0]["sha256"], "seed": 1}
+
+
+def _packed(row: Row, usual: Row) -> dict[str, Any]:
+    """A row with its numbers as whole ones, in units of their last digit, and without what is usual: the file travels with the repository."""
+    values = {name: [round(v * 10**digits) for v in row["values"][name]] for name, digits in DIGITS.items()}
+    kernel = {n: [round(v * 10**KERNEL_DIGITS) for v in parts] for n, parts in row["kernel"].items()}
+    own = {name: value for name, value in row.items() if usual.get(name) != value}
+    return {**own, "values": values, "kernel": kernel}
+
+
+def _unpacked(row: Row, usual: Row) -> dict[str, Any]:
+    values = {name: [v / 10**digits for v in row["values"][name]] for name, digits in DIGITS.items()}
+    kernel = {n: [v / 10**KERNEL_DIGITS for v in parts] for n, parts in row["kernel"].items()}
+    return {**usual, **row, "values": values, "kernel": kernel}
+
+
 def write(results: Mapping[str, Any], path: Path) -> None:
-    """Write the file: JSON with one row a line, so that a change of a row is a change of a line."""
-    head = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in results.items() if name != "rows")
-    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in results["rows"])
+    """Write the file: JSON with one row a line, so that a change of a row is a change of a line. Numbers are whole, in units of `DIGITS`."""
+    head = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, separators=(',', ':'))}" for name, value in results.items() if name != "rows")
+    rows = ",\n".join(json.dumps(_packed(row, _usual(results)), separators=(",", ":")) for row in results["rows"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, f'{{\n{head},\n"rows": [\n{rows}\n]\n}}\n'.encode())
 
@@ -95,7 +115,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """What `write` wrote."""
     found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    return {**found, "rows": [_unpacked(row, _usual(found)) for row in found["rows"]]}
 
 
 def find(rows: Sequence[Row], **wanted: Any) -> Row | None:

@@ -100,7 +100,7 @@ def _start() -> list[Setting]:
     """Where and when a phase starts: from the pixels or from latents, and how far back in the schedule, always in 10 steps."""
     grounds = {
         "pixels": (WINDOWS, STARTS),
-        "pixels, colours free": (replace(WINDOWS, colour_fix=0.0), STARTS),
+        "pixels, colours free": (replace(WINDOWS, colour_fix=0.0), (0.2, 0.4, 0.6)),
         "latents": (replace(WINDOWS, upscaler="latent"), (0.2, 0.4, 0.6)),
     }
     return [
