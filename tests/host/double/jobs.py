@@ -1,11 +1,18 @@
 """What tests of whole jobs ask of a picture, a processing object and the host."""
 
+import inspect
 import sys
 
 import numpy as np
+import pytest
+from PIL import ImageFont
 
 ON = {"enabled": True}
 OURS_ON_SAMPLERS = {"sample_img2img", "get_sigmas", "get_timesteps", "callback_state"}
+
+needs_letters = pytest.mark.skipif(
+    not inspect.signature(ImageFont.load_default).parameters, reason="this Pillow has no letters of its own at any size, as the double draws them"
+)
 
 
 def pixels(picture):

@@ -1,20 +1,15 @@
 """Prompts per window through the double of the host: what is gathered, what each window is told, and that nothing stays."""
 
-import inspect
-
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 from apt_ext.core.attention import AttentionMaps
 from apt_ext.core.phases import plan_phases
-from tests.host.double.jobs import far, left_on_p, nothing_left, pixels
+from tests.host.double.jobs import far, left_on_p, needs_letters, nothing_left, pixels
 
 pytestmark = pytest.mark.usefixtures("settings_page")
 ACC = {"enabled": True, "method": "accdiffusion", "word_threshold": 0.5, "colour_fix": 0.0}
-needs_letters = pytest.mark.skipif(
-    not inspect.signature(ImageFont.load_default).parameters, reason="this Pillow has no letters of its own at any size, as the double draws them"
-)
 PROMPT = "a butterfly, on (red:1.3) flowers under the sky"
 
 
