@@ -14,7 +14,8 @@ LEFT = torch.tensor([[True, False]])
 
 @pytest.fixture
 def encoded(host, monkeypatch):
-    """Text -> its conditioning, of two tokens, where the whole prompt has three."""
+    """Text -> its conditioning by an SDXL checkpoint, of two tokens, where the whole prompt has three."""
+    monkeypatch.setattr(host.model, "is_sdxl", True)
     pooled = host.adapter("model").POOLED
     made = {
         text: {"crossattn": torch.full((1, 2, 4), value) + torch.tensor([[[0.0], [0.5]]]), "vector": torch.full((1, pooled + 6), value)}
