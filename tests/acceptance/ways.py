@@ -285,7 +285,8 @@ NUMBERS = [
     Way(
         "`do_not_save_samples`, `do_not_save_grid`",
         lambda r: r.hires(save_images=True, do_not_save_samples=True, do_not_save_grid=True, batch_size=2),
-        number=2,
+        None,
+        3,  # with the grid
     ),
     Way(
         "`infotext` with other values beside it",
