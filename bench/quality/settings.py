@@ -83,7 +83,7 @@ WINDOWS = Options(method="multidiffusion", matching=0.0, gamma=0.0, phases="dire
 SHARE, STEPS = 0.45, 10
 # APT over DemoFusion in the same place.
 APT = replace(WINDOWS, method="demofusion", matching=1.0)
-STARTS = (0.45, 0.4, 0.5, 0.35, 0.3, 0.2, 0.1, 0.6)
+STARTS = (0.45, 0.4, 0.5, 0.35, 0.3, 0.2, 0.6)
 COLOURS = (0.25, 0.0, 0.35, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -144,7 +144,7 @@ def _paths() -> list[Setting]:
 def _apt() -> list[Setting]:
     """APT in this regime: where it starts, in how many steps and phases, over which base method."""
     rows = [Setting(f"APT from {share:g}", "apt", APT, _from(share)) for share in (0.45, 0.35, 0.4, 0.5, 0.55, 0.6)]
-    rows += [Setting(f"APT from {share:g}, {steps} steps", "apt", APT, _from(share, steps)) for share, steps in ((0.45, 6), (0.45, 16), (0.5, 16), (0.55, 24))]
+    rows += [Setting(f"APT from {share:g}, {steps} steps", "apt", APT, _from(share, steps)) for share, steps in ((0.45, 6),)]
     ways: dict[str, dict[str, Any]] = {
         "matched windows": {"method": "multidiffusion"},
         "APT over AccDiffusion": {"method": "accdiffusion"},
@@ -164,7 +164,7 @@ def _colour() -> list[Setting]:
 
 
 def _steps() -> list[Setting]:
-    return [Setting(f"{steps} steps", "steps", WINDOWS, _from(SHARE, steps), beside="10 steps") for steps in (4, 6, 10, 16, 24)]
+    return [Setting(f"{steps} steps", "steps", WINDOWS, _from(SHARE, steps), beside="10 steps") for steps in (4, 6, 10, 16)]
 
 
 def _phases() -> list[Setting]:
