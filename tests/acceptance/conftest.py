@@ -68,13 +68,17 @@ class WebUI:
     """A running WebUI; every job of its is small."""
 
     def __init__(self, checkpoint=None):
+        self.options = set(self.call("/sdapi/v1/options"))
         self.settings = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
         # The host puts a setting back after a job only where its configuration file has it, so every job says what it needs.
         self.settings |= {"show_progress_every_n_steps": -1, "batch_cond_uncond": True}
         # The host itself fails for inpainting checkpoints: in the hires pass with Latent upscalers, in img2img with "latent upscale",
         # where prompt and negative prompt differ in length, and with a negative guidance minimum sigma.
         self.inpainting = "inpaint" in (checkpoint or "")
-        self.upscaler = "Lanczos" if self.inpainting else "Latent"
+        # Neo's hires pass has no upscalers of the host's own, and resizes by Lanczos where none is chosen.
+        wanted = "Lanczos" if self.inpainting else "Latent"
+        there = [one["name"] for kind in ("latent-upscale-modes", "upscalers") for one in self.call(f"/sdapi/v1/{kind}")]
+        self.upscaler = wanted if wanted in there else "None"
         if checkpoint:
             self.settings["sd_model_checkpoint"] = checkpoint
         # Forge's hires pass has a guidance of its own, without one by default, and fails where the API says nothing of its modules.
@@ -92,7 +96,8 @@ class WebUI:
 
     def job(self, path, defaults, given):
         body = defaults | given
-        body["override_settings"] = self.settings | body.get("override_settings", {})
+        asked = self.settings | body.get("override_settings", {})
+        body["override_settings"] = {name: value for name, value in asked.items() if name in self.options}  # Neo fails for one that it has not
         return Answer(self.call(path, body))
 
     def txt2img(self, **given):
