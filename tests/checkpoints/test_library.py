@@ -1,5 +1,6 @@
 """The library call and the pipeline class: results, progress, stopping, several pictures, and what is handed through."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from apt_ext.checkpoints.library import upscale
 from apt_ext.checkpoints.pipeline import AptUpscalePipeline
 from apt_ext.demo.cli import main
+from apt_ext.options import Options, Schedule, settings
 
 SHORT: dict[str, Any] = {"steps": 8, "window_batch": 2}
 
@@ -100,6 +102,30 @@ def test_every_setting_can_be_given_by_name_and_others_are_refused(opened, photo
     made = upscale(opened("sd1"), photo, scale=2, method="multidiffusion", sampler="euler", spacing="normal", guidance=1.0, guided_above=0.5, **SHORT)
     assert made.report["settings"]["options"]["method"] == "multidiffusion"
     assert made.report["settings"]["schedule"]["sampler"] == "euler"
+
+
+CHANGED: dict[str, Any] = {
+    **{"method": "accdiffusion", "matching": 0.6, "gamma": 0.2, "phases": "1.5,2", "reanchor": "off", "overlap": 0.5, "jitter": 0.3, "border": "over"},
+    **{"fill": "zero", "feather": 0.2, "residual_decay": 2.0, "dilated_decay": 2.0, "blur_decay": 2.0, "blur": 3.0, "tolerance": 0.0, "word_threshold": 0.6},
+    **{"upscaler": "latent", "skip_residual": False, "colour_fix": 4.0, "window": "64x96", "regions": "0-50% x 0-100%: a barn"},
+    **{"steps": 6, "strength": 0.5, "sampler": "euler", "spacing": "normal"},
+}
+
+
+def test_every_setting_reaches_the_picture(opened, photo):
+    """All of them are changed, and each in turn is put back to its default, which makes another picture."""
+    assert CHANGED.keys() == {*settings(Options), *settings(Schedule)} - {"window_batch"}
+    given: dict[str, Any] = {"prompt": "a red cat, sleeping", "scale": 2.0, "window_batch": 8, "guidance": 1.0}
+    made = upscale(opened("sd1"), photo, **given, **CHANGED)
+    told = {**made.report["settings"]["options"], **made.report["settings"]["schedule"]}
+    assert {name: told[name] for name in CHANGED} == CHANGED
+    defaults = dataclasses.asdict(Options()) | dataclasses.asdict(Schedule())
+    alike = set()
+    for name in CHANGED:
+        other = upscale(opened("sd1"), photo, **given, **{**CHANGED, name: defaults[name]})
+        if (pixels(other.image) == pixels(made.image)).all():
+            alike.add(name)
+    assert alike == {"residual_decay"}  # which says nothing where there is no skip residual
 
 
 def test_a_function_of_one_docstring():
