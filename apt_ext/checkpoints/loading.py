@@ -13,6 +13,7 @@ from torch import nn
 
 from apt_ext.checkpoints.families import Family, family_of_class, family_of_file, kind_of_config
 from apt_ext.checkpoints.packages import diffusers, missing
+from apt_ext.core.ranks.status import OutOfMemory
 
 __all__ = ["Loaded", "check_numbers", "load_controls", "load_pipeline", "offload_layers", "place", "split_weight"]
 
@@ -30,7 +31,7 @@ def _explained(what: str, hub: bool = False) -> Iterator[None]:
     """Whatever a loader stumbles over becomes one sentence. `hub`: whether it fetches something to begin with."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
+    except (MemoryError, OutOfMemory, KeyboardInterrupt):
         raise
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__

@@ -13,14 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.plan import demofusion_views
 from apt_ext.core.ranks.launch import Place, joined, own_device, place_of
 from apt_ext.core.ranks.ranks import Ranks
-from apt_ext.core.ranks.status import RankError, State, caused_by
+from apt_ext.core.ranks.status import OutOfMemory, RankError, State, caused_by
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.arguments import job_from, make_parser
 from apt_ext.demo.autoencoder import FACTOR
@@ -166,7 +165,7 @@ def _said(error: BaseException, written: list[Path], ranks: Ranks) -> tuple[str,
         return str(error), 2
     if isinstance(error, (OSError, ImportError)):
         return f"{error}; check the disk and the installation, then try again", 2
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (state == State.MEMORY and ranks.count > 1):
+    if isinstance(error, (MemoryError, OutOfMemory)) or (state == State.MEMORY and ranks.count > 1):
         return "the memory is used up; use a smaller --window-batch, scale or picture", 2
     if ranks.count == 1:
         raise error
