@@ -72,6 +72,7 @@ class WebUI:
         self.settings = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
         # The host puts a setting back after a job only where its configuration file has it, so every job says what it needs.
         self.settings |= {"show_progress_every_n_steps": -1, "batch_cond_uncond": True}
+        self.lacks = {"batch_cond_uncond"} - self.options  # Neo, which fails for a setting that it has not
         # The host itself fails for inpainting checkpoints: in the hires pass with Latent upscalers, in img2img with "latent upscale",
         # where prompt and negative prompt differ in length, and with a negative guidance minimum sigma.
         self.inpainting = "inpaint" in (checkpoint or "")
@@ -79,6 +80,7 @@ class WebUI:
         wanted = "Lanczos" if self.inpainting else "Latent"
         there = [one["name"] for kind in ("latent-upscale-modes", "upscalers") for one in self.call(f"/sdapi/v1/{kind}")]
         self.upscaler = wanted if wanted in there else "None"
+        self.lanczos = "Lanczos" if "Lanczos" in there else "None"
         if checkpoint:
             self.settings["sd_model_checkpoint"] = checkpoint
         # Forge's hires pass has a guidance of its own, without one by default, and fails where the API says nothing of its modules.
@@ -97,7 +99,7 @@ class WebUI:
     def job(self, path, defaults, given):
         body = defaults | given
         asked = self.settings | body.get("override_settings", {})
-        body["override_settings"] = {name: value for name, value in asked.items() if name in self.options}  # Neo fails for one that it has not
+        body["override_settings"] = {name: value for name, value in asked.items() if name not in self.lacks}
         return Answer(self.call(path, body))
 
     def txt2img(self, **given):

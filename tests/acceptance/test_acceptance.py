@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apt_ext.options import Options
 from tests.acceptance.conftest import SIDE, URL, Refused, WebUI, apt, encoded
 
 
@@ -44,7 +45,7 @@ def test_hires_makes_another_picture_than_the_ordinary_pass(webui, ordinary):
     assert made.picture().size == (2 * SIDE, 2 * SIDE)
     assert not made.same(ordinary[1])
     assert made.same(webui.hires(alwayson_scripts=apt()))
-    phases = webui.call("/sdapi/v1/options")["apt_default_phases"]
+    phases = webui.call("/sdapi/v1/options").get("apt_default_phases", Options().phases)  # Neo lists what has been saved alone
     for name in ("APT method: demofusion", "APT overlap: 0.25", f"APT phases: {phases}", "Hires upscale: 2"):
         assert name in made.text
 
@@ -151,7 +152,7 @@ def test_the_dropdown_entry_turns_the_pass_on(webui, picture):
     named = webui.txt2img(script_name="APT upscale", script_args=[{"scale": 2, "preset": "Fast"}])
     assert named.picture().size == (2 * SIDE, 2 * SIDE)
     assert "APT method: multidiffusion" in named.text
-    assert "Hires upscaler: Lanczos" in named.text
+    assert f"Hires upscaler: {webui.lanczos}" in named.text
     assert webui.img2img(picture, script_name="APT upscale", script_args=[{"scale": 3, "phases": "direct"}], steps=4).picture().size == (3 * SIDE, 3 * SIDE)
 
 
@@ -259,6 +260,8 @@ def test_the_sides_of_a_picture_with_tiling_meet(webui):
 
 @pytest.mark.usefixtures("tiling")
 def test_a_part_of_a_picture_with_tiling_is_refused(webui):
+    if webui.upscaler == "None":
+        pytest.skip("this host stretches a hires pass of another aspect and cuts nothing off")
     with pytest.raises(Refused, match="no longer meet"):
         webui.hires(tiling=True, hr_resize_x=2 * SIDE, hr_resize_y=SIDE * 3 // 2, alwayson_scripts=apt())
 
