@@ -21,6 +21,7 @@ __all__ = [
     "Region",
     "Schedule",
     "Setting",
+    "beside_mask",
     "blur_std",
     "has_residual",
     "infotext_key",
@@ -277,6 +278,11 @@ def blur_std(options: Options) -> float:
 def reanchors(options: Options) -> bool:
     """Whether a phase ends with DemoFusion's re-anchoring, "auto" resolved: MultiDiffusion has none, and beside Statistical Matching it still helps."""
     return options.reanchor == "on" or (options.reanchor == "auto" and options.method != "multidiffusion")
+
+
+def beside_mask(options: Options) -> Options:
+    """The options of a job with a mask: what is kept outside of it has statistics of its own, which must not move with the rest."""
+    return dataclasses.replace(options, reanchor="off") if options.reanchor == "auto" else options
 
 
 def has_residual(options: Options) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apt_ext.checkpoints.families import FAMILIES
-from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob, beside_mask
+from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob
 from apt_ext.checkpoints.model import Checkpoint
 from apt_ext.checkpoints.opening import open_checkpoint
 from apt_ext.checkpoints.packages import quieten
@@ -23,6 +23,7 @@ from apt_ext.demo.model import choose_device
 from apt_ext.demo.pictures import load_picture, to_tensor
 from apt_ext.demo.upscalers import enlarger
 from apt_ext.demo.wanted import Source
+from apt_ext.options import beside_mask
 
 __all__ = ["CHECKPOINT", "job_of", "mask_of"]
 

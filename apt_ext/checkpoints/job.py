@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from apt_ext.demo.wanted import BaseJob
-from apt_ext.options import Options
 
-__all__ = ["WINDOW_BATCH", "PromptJob", "beside_mask"]
+__all__ = ["WINDOW_BATCH", "PromptJob"]
 
 WINDOW_BATCH = 4  # windows in a model call where nothing is said, as in the WebUI: these networks are larger than the embedded one
 
@@ -22,8 +21,3 @@ class PromptJob(BaseJob):
 
     prompt: str = ""
     negative: str = ""
-
-
-def beside_mask(options: Options) -> Options:
-    """The options of a job with a mask: what is kept outside of it has statistics of its own, which must not move with the rest."""
-    return replace(options, reanchor="off") if options.reanchor == "auto" else options

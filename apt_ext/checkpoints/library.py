@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from apt_ext.checkpoints.command import mask_of
-from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob, beside_mask
+from apt_ext.checkpoints.job import WINDOW_BATCH, PromptJob
 from apt_ext.checkpoints.model import Checkpoint
 from apt_ext.core.phases import Phase
 from apt_ext.demo.enlarging import machine, report_of
@@ -20,7 +20,7 @@ from apt_ext.demo.masks import outside
 from apt_ext.demo.pictures import load_picture, to_tensor
 from apt_ext.demo.sources import from_picture, from_words
 from apt_ext.demo.wanted import Source
-from apt_ext.options import Options, Schedule, preset_named, settings
+from apt_ext.options import Options, Schedule, beside_mask, preset_named, settings
 
 __all__ = ["Progress", "Upscaled", "job_for", "upscale"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from apt_ext.core.borders import NOWHERE
 from apt_ext.core.plan import Plan, make_plan
 from apt_ext.core.types import Around, ModelFacts, Size
-from apt_ext.options import Options, has_residual
+from apt_ext.options import Options, beside_mask, has_residual
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import FAMILIES, facts_of
@@ -92,7 +91,6 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     own = getattr(sampler, coordinates.getter)(p, total)
     sigmas = coordinates.levels(own, total, last)
     calls = model_calls(sampler.config.name, sampler.funcname, sigmas.tolist())
-    if getattr(p, "mask", None) is not None and options.reanchor == "auto":
-        # What is kept outside the mask has statistics of its own, which must not move with the rest.
-        options = dataclasses.replace(options, reanchor="off")
+    if getattr(p, "mask", None) is not None:
+        options = beside_mask(options)
     return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED, around), start, facts, coordinates, called, own, total, last)
