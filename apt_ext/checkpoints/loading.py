@@ -205,7 +205,7 @@ def offload_layers(pipe: Any, **given: Any) -> None:
     Args:
         given: of diffusers' method.
     """
-    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *({"vae"} - set(pipe._exclude_from_cpu_offload))]
+    pipe._exclude_from_cpu_offload = sorted({*pipe._exclude_from_cpu_offload, "vae"})
     pipe.enable_sequential_cpu_offload(**given)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from apt_ext.core.ranks.ranks import ALONE, Ranks
+from apt_ext.core.ranks.ranks import ALONE
 from apt_ext.demo.arguments import job_from
 from apt_ext.demo.enlarging import Order, announce, enlarge_one, file_text, machine, report_of, stem_of
 from apt_ext.demo.job import Shown, check_output, plan_picture, seconds_per_view, show
@@ -93,29 +93,21 @@ def _name(args: argparse.Namespace, output: Output, job: BaseJob, stem: str) -> 
     return output.file.name if output.file else output.free_stem(f"{stem}_{job.options.method}{'_apt' if args.apt else ''}_{job.scale:g}x")
 
 
-def open_model(args: argparse.Namespace, job: Job) -> LeavesModel:
-    """The embedded model, once everything else that can be refused has been."""
+def _open_embedded(args: argparse.Namespace, job: Job) -> tuple[LeavesModel, Job]:
     device = choose_device(args.device)
     enlarger(job.options.upscaler, device)
     model = load_model(device=device)
-    model.ranks = _sharing(args)
     model.style_index(job.style)
-    return model
+    return model, job
 
 
-EMBEDDED = Kind(job_from, lambda args, job: (open_model(args, job), job), LIMITS, lambda args, source: source, lambda job: f"{job.style}_{job.seed}")
+EMBEDDED = Kind(job_from, _open_embedded, LIMITS, lambda args, source: source, lambda job: f"{job.style}_{job.seed}")
 
 
-def _sharing(args: argparse.Namespace) -> Ranks:
-    """The processes that a model's calls are dealt out to: where whole pictures are, each has its own calls for itself."""
-    ranks: Ranks = args.ranks
-    return ALONE if vars(args).get("share") == "pictures" else ranks
-
-
-def _open(args: argparse.Namespace, kind: Kind, job: BaseJob) -> tuple[Model, BaseJob]:
-    """The model of a kind, which shares its calls as the arguments say, and the job on it."""
+def open_model(args: argparse.Namespace, kind: Kind, job: BaseJob) -> tuple[Model, BaseJob]:
+    """The model of a kind, and the job on it. Its calls are dealt out to the processes there are, or, where whole pictures are, to itself alone."""
     model, job = kind.open(args, job)
-    model.ranks = _sharing(args)
+    model.ranks = ALONE if vars(args).get("share") == "pictures" else args.ranks
     return model, job
 
 
@@ -135,7 +127,7 @@ def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBED
         raise ValueError(f"{str(output.file)!r} cannot hold the transparency of {files[0]!r}; use a .png or .webp name")
     if output.file and output.file.resolve() == Path(files[0]).resolve():
         raise ValueError(f"{files[0]!r} would be overwritten by its own result; use another name for -o")
-    model, job = _open(args, kind, job)
+    model, job = open_model(args, kind, job)
     plan_picture(model, picture.rgb.size, job)
     say_limits(kind.limits)
     source = kind.prepare(args, from_picture(model, picture.rgb, job))
@@ -146,7 +138,7 @@ def command_upscale(args: argparse.Namespace, output: Output, kind: Kind = EMBED
 def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: Sequence[str], kind: Kind) -> None:
     if output.file:
         raise ValueError(f"{str(output.file)!r} is one file and {len(files)} pictures are given; use a folder for -o")
-    model, job = _open(args, kind, job)
+    model, job = open_model(args, kind, job)
     say_limits(kind.limits)
     good: dict[str, tuple[str, int]] = {}  # by file: the result's name, and its evaluations
     bad, shared = list[str](), args.ranks if model.ranks is ALONE else ALONE
@@ -181,7 +173,7 @@ def _upscale_all(args: argparse.Namespace, output: Output, job: BaseJob, files: 
 def command_generate(args: argparse.Namespace, output: Output, kind: Kind = EMBEDDED) -> None:
     """Let the model make a picture, and enlarge it."""
     job = kind.job(args, "autumn")
-    model, job = _open(args, kind, job)
+    model, job = open_model(args, kind, job)
     plan_picture(model, (model.first_size.columns * model.factor, model.first_size.rows * model.factor), job)
     say_limits(kind.limits)
     source = from_words(model, job)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from apt_ext.demo.arguments import DEFAULT_PRESET, job_from, variants
-from apt_ext.demo.commands import open_model, say_limits
+from apt_ext.demo.commands import EMBEDDED, open_model, say_limits
 from apt_ext.demo.enlarging import Order, announce, enlarge_one, machine, report_of
 from apt_ext.demo.job import Shown, check_output
 from apt_ext.demo.output import Output
@@ -79,7 +79,7 @@ def command_demo(args: argparse.Namespace, output: Output) -> None:
     else:
         picture, stem = load_picture(args.image), Path(args.image).stem
         subjects = [Subject(stem, _shrink(picture) if args.shrink else picture, None, "photo")]
-    model = open_model(args, job)
+    model, _ = open_model(args, EMBEDDED, job)
     say_limits()
     sheets: list[Image.Image] = []
     made: dict[str, dict[str, Any]] = {}

@@ -118,7 +118,7 @@ def _corners(record: Record, factor: int) -> Callable[[Condition], Condition]:
             corners = [[(side + record.beyond) * factor for side in window[:2]] for window in batch.windows]
 
             def change(ids: Tensor) -> Tensor:
-                return torch.cat([ids[:, :2], torch.tensor(corners).to(ids).repeat(batch.samples, 1), ids[:, 4:]], 1)
+                return torch.cat([ids[:, :2], batch.spread(torch.tensor(corners).to(ids)), ids[:, 4:]], 1)
 
             return _told(inner, change)(extra, batch)
 
