@@ -62,10 +62,11 @@ class ForgeKin:
 
     def hires_as_first(self, p: Any) -> None:
         """Forge, Neo and reForge have a guidance of the hires pass, 1 where the API says nothing; the first two have modules besides, and fail."""
-        first = {"hr_cfg": p.cfg_scale, "hr_distilled_cfg": getattr(p, "distilled_cfg_scale", None), "hr_additional_modules": ["Use same choices"]}
-        for name, value in first.items():
-            if hasattr(p, name):
-                setattr(p, name, value)
+        first = {"hr_cfg": "cfg_scale", "hr_distilled_cfg": "distilled_cfg_scale"}
+        given = {own: getattr(p, name) for own, name in first.items() if hasattr(p, own)} | {"hr_additional_modules": ["Use same choices"]}
+        for own, value in given.items():
+            if hasattr(p, own):
+                setattr(p, own, value)
 
     def prompt_schedules(self, prompts: Any, steps: int, hires_steps: int | None) -> Any:
         """Neo has one way to read it."""
