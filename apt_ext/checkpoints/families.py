@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["FAMILIES", "Family", "family_of_class", "family_of_file", "kind_of_config"]
+__all__ = ["FAMILIES", "Family", "family_of_class", "family_of_names", "kind_of_config", "names_in"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Family:
         guidance: its usual classifier-free guidance. `negative`: whether it takes a negative prompt.
         half: its usual 16-bit numbers.
         mark: a tensor's name, or a part of it, that only its single files have.
+        file: its other parts with weights -> how the names of their tensors begin in a single file.
     """
 
     name: str
@@ -35,9 +36,13 @@ class Family:
     negative: bool
     half: str
     mark: str
+    file: Mapping[str, str | tuple[str, ...]]
 
 
-# In the order in which a file is looked at: the last mark is in all of the first three.
+VAE = ("first_stage_model.", "vae.")
+CLIP_L, CLIP_G, T5 = (f"text_encoders.{name}." for name in ("clip_l", "clip_g", "t5xxl"))
+
+# In the order in which a file is looked at: the last mark is in SDXL's files too.
 FAMILIES = (
     Family(
         "sdxl",
@@ -49,7 +54,8 @@ FAMILIES = (
         7.0,
         True,
         "float16",
-        "conditioner.embedders.1.",
+        "model.diffusion_model.label_emb.",
+        {"vae": VAE, "text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1."},
     ),
     Family(
         "sd3",
@@ -62,6 +68,7 @@ FAMILIES = (
         True,
         "bfloat16",
         "joint_blocks.0.context_block.",
+        {"vae": VAE, "text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5},
     ),
     Family(
         "flux",
@@ -73,7 +80,8 @@ FAMILIES = (
         3.5,
         False,
         "bfloat16",
-        "double_blocks.0.",
+        "double_blocks.0.img_mod.lin.",
+        {"vae": VAE, "text_encoder": CLIP_L, "text_encoder_2": T5},
     ),
     Family(
         "sd",
@@ -86,6 +94,7 @@ FAMILIES = (
         True,
         "float16",
         "model.diffusion_model.input_blocks.",
+        {"vae": VAE, "text_encoder": "cond_stage_model."},
     ),
 )
 OTHERS = ("Inpaint", "ControlNet", "Upscale", "Pix2Pix", "Kontext", "Fill", "Redux", "Control", "Adapter", "PAG")
@@ -119,18 +128,29 @@ def kind_of_config(folder: Path) -> str:
         raise ValueError(f"folder {str(folder)!r} is no diffusers pipeline (it has no model_index.json that names one); give the folder that has it") from None
 
 
-def family_of_file(path: Path) -> Family:
-    """The family of a single .safetensors file, by the names of its tensors; nothing is loaded.
+def names_in(path: Path) -> list[str]:
+    """The names of a .safetensors file's tensors; nothing is loaded.
 
     Raises:
-        ValueError: for a file that is no whole checkpoint.
+        ValueError: for a file that cannot be read.
     """
     try:
         with safe_open(path, "pt") as file:
-            names: Any = list(file.keys())
+            return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ValueError(f"model {str(path)!r} cannot be read as safetensors ({str(error).splitlines()[0]}); download it anew") from None
+
+
+def family_of_names(names: Collection[str], of: str) -> Family:
+    """The family of a single file.
+
+    Args:
+        names: of its tensors. `of`: its own, for the sentence.
+
+    Raises:
+        ValueError: for a file that is no checkpoint.
+    """
     found = next((family for family in FAMILIES if any(family.mark in name for name in names)), None)
     if found is None:
-        raise ValueError(f"model {str(path)!r} holds none of the checkpoints that are known here (a LoRA, a VAE or a text encoder, perhaps?); {READ}")
+        raise ValueError(f"model {of!r} holds none of the checkpoints that are known here (a LoRA, a VAE or a text encoder, perhaps?); {READ}")
     return found

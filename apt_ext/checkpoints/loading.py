@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from apt_ext.checkpoints.families import Family, family_of_class, family_of_file, kind_of_config
+from apt_ext.checkpoints.explained import explained
+from apt_ext.checkpoints.families import Family, family_of_class, kind_of_config
 from apt_ext.checkpoints.packages import diffusers, missing
-from apt_ext.core.ranks.status import OutOfMemory
+from apt_ext.checkpoints.single_file import family_of_file, lent_parts
 
 __all__ = ["Loaded", "check_numbers", "load_controls", "load_pipeline", "offload_layers", "place", "split_weight"]
 
@@ -24,25 +24,6 @@ class Loaded(NamedTuple):
     pipe: Any
     family: Family
     name: str
-
-
-@contextmanager
-def _explained(what: str, hub: bool = False) -> Iterator[None]:
-    """Whatever a loader stumbles over becomes one sentence. `hub`: whether it fetches something to begin with."""
-    try:
-        yield
-    except (MemoryError, OutOfMemory, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        kind = f"{type(error).__name__} {text}".lower()
-        if hub or any(word in kind for word in ("connect", "offline", "resolve", "localentrynotfound", "couldn't find", "timed out", "timeout")):
-            raise ValueError(
-                f"{what} cannot be fetched from the hub ({text[:160]}); check its name and the network, or give a folder or a .safetensors file that is here"
-            ) from None
-        if "safetensors" in kind and ("no file" in kind or "found in" in kind or "use_safetensors" in kind or "not found" in kind):
-            raise ValueError(f"{what} has no safetensors ({text[:160]}); use one that has, or --allow-pickle if you trust its files") from None
-        raise ValueError(f"{what} cannot be loaded ({text[:200]}); check that it is whole and of a kind that diffusers reads") from None
 
 
 def split_weight(text: str) -> tuple[str, float]:
@@ -96,7 +77,8 @@ def load_pipeline(
     Args:
         name: a folder of diffusers', a single file, or a name on the hub.
         numbers: a family -> their type; those of a VAE that overflows in float16 are float32.
-        config: for a single file, the folder or the hub name whose parts it is a checkpoint of; diffusers finds it by itself with a network.
+        config: for a single file, the folder or the hub name whose parts it is a checkpoint of; diffusers finds it by itself with a network. Text encoders
+            and a VAE that the file lacks are loaded from there.
         vae: another VAE, likewise. `loras`: files, each with ":weight" behind it or without.
         allow_pickle: whether files other than safetensors may be loaded.
 
@@ -106,24 +88,23 @@ def load_pipeline(
     library, what = diffusers(), f"model {name!r}"
 
     def parts(family: Family) -> dict[str, Any]:
-        own = {} if vae is None else {"vae": _load_part(library.AutoencoderKL, vae, "VAE", numbers(family), allow_pickle)}
+        of = {"config": config, "subfolder": "vae"} if config is not None else {}
+        own = {} if vae is None else {"vae": _load_part(library.AutoencoderKL, vae, "VAE", numbers(family), allow_pickle, **of)}
         return {"dtype": numbers(family), **own}
 
     if _is_file(name, allow_pickle):
-        if config is not None and Path(config).is_dir():
-            family = family_of_class(kind_of_config(Path(config)), config)
-        else:
-            family = family_of_file(Path(name)) if name.endswith(".safetensors") else family_of_class("StableDiffusionPipeline", name)
-        if family.network != "unet":
-            # Most hold the transformer alone, and diffusers' reader of Flux's takes no other width than the published one: nothing of it can be tried here.
-            raise ValueError(f"model {name!r} is a single file of {family.label}, which is not read here; give the diffusers folder or its name on the hub")
-        with _explained(what if config else f"{what}, whose parts are described on the hub and, without a network, by a folder after --config,"):
-            pipe = getattr(library, family.pipeline).from_single_file(name, **({"config": config} if config else {}), **parts(family))
+        family = family_of_file(name, config)
+        own = parts(family)
+        if name.endswith(".safetensors"):
+            loading = {"dtype": numbers(family), "use_safetensors": None if allow_pickle else True}
+            own |= lent_parts(library, name, family, config, own, **loading)
+        with explained(what if config else f"{what}, whose parts are described on the hub and, without a network, by a folder after --config,"):
+            pipe = getattr(library, family.pipeline).from_single_file(name, **({"config": config} if config else {}), **own)
     else:
         if Path(name).is_dir():
             kind = kind_of_config(Path(name))
         elif _is_hub_name(name):
-            with _explained(what, hub=True):
+            with explained(what, hub=True):
                 kind = str(library.DiffusionPipeline.load_config(name)["_class_name"])
         else:
             raise ValueError(f"model {name!r} does not exist; give the path of a .safetensors file, a diffusers folder or a name on the hub")
@@ -131,7 +112,7 @@ def load_pipeline(
         without: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if family.name == "sd" else {}
         if family.name == "sd3" and not (Path(name) / "text_encoder_3").is_dir() and Path(name).is_dir():
             without |= {"text_encoder_3": None, "tokenizer_3": None}  # its largest encoder, which many leave out
-        with _explained(what):
+        with explained(what):
             pipe = getattr(library, family.pipeline).from_pretrained(name, use_safetensors=None if allow_pickle else True, **without, **parts(family))
     lacking = [part for part in family.needed if getattr(pipe, part, None) is None]
     if lacking:
@@ -142,10 +123,11 @@ def load_pipeline(
     return Loaded(pipe, family, name)
 
 
-def _load_part(kind: Any, given: str, label: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
-    with _explained(f"{label} {given!r}"):
+def _load_part(kind: Any, given: str, label: str, dtype: torch.dtype, allow_pickle: bool, **of: str) -> Any:
+    """A part from a folder, a hub name or a file. `of`: what says how large a file's is; it is fetched from the hub otherwise."""
+    with explained(f"{label} {given!r}"):
         if _is_file(given, allow_pickle):
-            return kind.from_single_file(given, dtype=dtype)
+            return kind.from_single_file(given, dtype=dtype, **of)
         return kind.from_pretrained(given, dtype=dtype, use_safetensors=None if allow_pickle else True)
 
 
@@ -157,7 +139,7 @@ def _add_loras(pipe: Any, loras: Sequence[str], allow_pickle: bool) -> None:
         file, weight = split_weight(given)
         if not _is_file(file, allow_pickle):
             raise ValueError(f"LoRA {file!r} is no file; give the path of a .safetensors file")
-        with _explained(f"LoRA {file!r}"):
+        with explained(f"LoRA {file!r}"):
             named[f"lora_{number}"] = weight
             pipe.load_lora_weights(str(Path(file).parent), weight_name=Path(file).name, adapter_name=f"lora_{number}")
             if f"lora_{number}" not in pipe.get_active_adapters():

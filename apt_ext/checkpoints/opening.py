@@ -49,7 +49,8 @@ def open_checkpoint(
         name: a folder of diffusers', a single .safetensors file, or a name on the Hugging Face hub.
         device: "cpu", "cuda", ...; "auto" is a GPU where there is one. `dtype`: "float32", "float16", "bfloat16"; "auto" is 16 bits on a GPU.
         offload: "none"; "model" and "sequential" keep parts, or layers, in main memory until a GPU needs them.
-        config: for a single file, the folder or the hub name whose parts it is a checkpoint of; found by itself with a network.
+        config: for a single file, the folder or the hub name whose parts it is a checkpoint of, and which lends those that it lacks; found by itself with
+            a network.
         vae: another VAE: a folder, a file or a hub name. `loras`: files, each as "file" or "file:0.8".
         controls: ControlNets, each a folder, a file or a hub name, as "name" or "name:0.8".
         native: side in pixels of the pictures that it composes, and of its windows; the checkpoint's own where it is left out.

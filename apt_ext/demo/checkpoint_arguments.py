@@ -19,7 +19,11 @@ def add_checkpoint(parser: argparse.ArgumentParser, picture: bool) -> None:
     group.add_argument("--prompt", metavar="TEXT", help="what the picture shows")
     group.add_argument("--negative", metavar="TEXT", help="what it is not to show")
     group.add_argument("--region", action="append", metavar="TEXT", help=settings()["regions"].help.replace("%", "%%"))
-    group.add_argument("--config", metavar="X", help="for a single file: folder or hub name whose parts it is a checkpoint of; found by itself with a network")
+    group.add_argument(
+        "--config",
+        metavar="X",
+        help="for a single file: folder or hub name whose parts it is a checkpoint of, and which lends those that it lacks; found by itself with a network",
+    )
     group.add_argument("--vae", metavar="X", help="another VAE: folder, .safetensors file or hub name")
     group.add_argument("--lora", action="append", metavar="FILE[:WEIGHT]", help="a LoRA file; may be given several times")
     group.add_argument("--dtype", choices=DTYPES, help="numbers of the model; auto: float16 on a GPU, float32 elsewhere")

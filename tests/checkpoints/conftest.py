@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from apt_ext.checkpoints.packages import missing
+from tests.checkpoints.flow_file import of_width
 from tests.checkpoints.single_file import save_single_file
 from tests.checkpoints.tiny import pipeline
 
@@ -33,14 +34,14 @@ def _installed() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Name of a kind -> the folder of its pipeline; "sd1.safetensors" and the like -> its single file."""
+    """Name of a kind -> the folder of its pipeline; "sd1.safetensors" -> its single file; "sd1-alone.safetensors" -> one of its network alone."""
     root = tmp_path_factory.mktemp("checkpoints")
 
     @cache
     def find(name: str) -> Path:
-        kind = name.removesuffix(".safetensors")
-        if kind != name:
-            save_single_file(pipeline(kind, root / f"{kind}_words"), kind, root / name)
+        kind, _, of = name.removesuffix(".safetensors").partition("-")
+        if name.endswith(".safetensors"):
+            save_single_file(pipeline(kind, root / f"{kind}_words"), kind, root / name, words=not of, vae=of != "alone")
         else:
             pipeline(kind, root / f"{kind}_words").save_pretrained(root / name)
         return root / name
@@ -54,6 +55,15 @@ def opened(checkpoints: Callable[[str], Path]) -> Callable[..., Any]:
     from apt_ext.checkpoints.opening import open_checkpoint
 
     return cache(lambda kind, **more: open_checkpoint(str(checkpoints(kind)), device="cpu", **{"native": 64 if kind == "flux" else None} | more))
+
+
+@pytest.fixture
+def narrow_flux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' reader of Flux's single files takes the tiny one's width."""
+    from diffusers.loaders import single_file_model
+
+    entry = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
+    monkeypatch.setitem(entry, "checkpoint_mapping_fn", of_width(entry["checkpoint_mapping_fn"], 32))
 
 
 @pytest.fixture

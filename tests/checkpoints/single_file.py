@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.checkpoints.flow_file import encoders_file, transformer_file
+
 Weights = dict[str, Tensor]
+FLOWS = ("sd3", "sd35", "flux")
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3"}
 UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0"}
@@ -83,20 +86,37 @@ def _clip(weights: Weights, prefix: str) -> Weights:
     return {prefix + ("" if name.startswith("text_model.") else "text_model.") + name: value for name, value in weights.items()}
 
 
-def save_single_file(pipe: Any, kind: str, path: Path) -> None:
-    """Write a pipeline of kind "sd1", "sd2v" or "sdxl" as one .safetensors file."""
-    net = pipe.unet
+def _unet_file(net: Any) -> Weights:
     attending = {".".join(name.split(".")[:2]) for name in net.state_dict() if ".attentions." in name}
-    made = {f"model.diffusion_model.{_unet_name(name, net.config.layers_per_block, attending)}": value for name, value in net.state_dict().items()}
-    for name, value in pipe.vae.state_dict().items():
-        theirs = _vae_name(name, len(pipe.vae.config.block_out_channels))
+    return {f"model.diffusion_model.{_unet_name(name, net.config.layers_per_block, attending)}": value for name, value in net.state_dict().items()}
+
+
+def _vae_file(vae: Any) -> Weights:
+    made = {}
+    for name, value in vae.state_dict().items():
+        theirs = _vae_name(name, len(vae.config.block_out_channels))
         convolution = "attn_1" in theirs and value.ndim == 2
         made[f"first_stage_model.{theirs}"] = value[..., None, None] if convolution else value
+    return made
+
+
+def _words_file(pipe: Any, kind: str) -> Weights:
+    if kind in FLOWS:
+        return encoders_file(pipe, kind)
     text = pipe.text_encoder.state_dict()
     if kind == "sd1":
-        made |= _clip(text, "cond_stage_model.transformer.")
-    elif kind == "sd2v":
-        made |= _open_clip(text, "cond_stage_model.model.")
-    else:
-        made |= _clip(text, "conditioner.embedders.0.transformer.") | _open_clip(pipe.text_encoder_2.state_dict(), "conditioner.embedders.1.model.")
+        return _clip(text, "cond_stage_model.transformer.")
+    if kind == "sd2v":
+        return _open_clip(text, "cond_stage_model.model.")
+    return _clip(text, "conditioner.embedders.0.transformer.") | _open_clip(pipe.text_encoder_2.state_dict(), "conditioner.embedders.1.model.")
+
+
+def save_single_file(pipe: Any, kind: str, path: Path, words: bool = True, vae: bool = True) -> None:
+    """Write a pipeline of a kind as one .safetensors file.
+
+    Args:
+        words, vae: whether its text encoders and its autoencoder go into it, or its network alone.
+    """
+    made = transformer_file(pipe.transformer, kind) if kind in FLOWS else _unet_file(pipe.unet)
+    made |= (_vae_file(pipe.vae) if vae else {}) | (_words_file(pipe, kind) if words else {})
     save_file({name: value.contiguous().clone() for name, value in made.items()}, path)

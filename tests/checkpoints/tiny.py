@@ -88,7 +88,7 @@ def unet(cross: int, **more: Any) -> Any:
 
 
 def pipeline(kind: str, folder: Path) -> Any:
-    """A pipeline of a family: "sd1", "sd2v", "sdxl", "sd3" or "flux"; the same weights every time."""
+    """A pipeline of a family: "sd1", "sd2v", "sdxl", "sd3", "sd35" (with T5) or "flux"; the same weights every time."""
     torch.manual_seed(sum(map(ord, kind)))
     library, tokenizer = diffusers(), clip_tokenizer(folder / "words")
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -120,7 +120,9 @@ def pipeline(kind: str, folder: Path) -> Any:
         )
     flow = library.FlowMatchEulerDiscreteScheduler
     latents = vae(16, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
-    if kind == "sd3":
+    if kind in ("sd3", "sd35"):
+        tokens, encoder = t5(folder, 96) if kind == "sd35" else (None, None)
+        own: dict[str, Any] = {"qk_norm": "rms_norm", "dual_attention_layers": (0,)} if kind == "sd35" else {}
         net = library.SD3Transformer2DModel(
             sample_size=WINDOW,
             patch_size=2,
@@ -133,17 +135,20 @@ def pipeline(kind: str, folder: Path) -> Any:
             caption_projection_dim=32,
             pooled_projection_dim=32 + 48,
             pos_embed_max_size=12,
+            **own,
         )
+        first = clip_encoder(32, 32)
+        torch.nn.init.eye_(first.text_projection.weight)  # as published: single files leave it out
         return library.StableDiffusion3Pipeline(
             transformer=net,
             scheduler=flow(shift=3.0),
             vae=latents,
-            text_encoder=clip_encoder(32, 32),
+            text_encoder=first,
             tokenizer=tokenizer,
             text_encoder_2=clip_encoder(48, 48),
             tokenizer_2=clip_tokenizer(folder / "words_2"),
-            text_encoder_3=None,
-            tokenizer_3=None,
+            text_encoder_3=encoder,
+            tokenizer_3=tokens,
         )
     tokens, encoder = t5(folder, 32)
     net = library.FluxTransformer2DModel(
