@@ -21,7 +21,7 @@ class Family:
         pipeline: diffusers' class that reads it. `classes`: beginnings of the names of other classes of the same parts.
         network: the pipeline's part that denoises. `needed`: the parts that a pipeline cannot do without.
         guidance: its usual classifier-free guidance. `negative`: whether it takes a negative prompt.
-        half: its usual 16-bit numbers.
+        half: its usual 16-bit numbers. `control`: diffusers' class of its ControlNets.
         mark: a tensor's name, or a part of it, that only its single files have.
         file: its other parts with weights -> how the names of their tensors begin in a single file.
     """
@@ -35,6 +35,7 @@ class Family:
     guidance: float
     negative: bool
     half: str
+    control: str
     mark: str
     file: Mapping[str, str | tuple[str, ...]]
 
@@ -54,6 +55,7 @@ FAMILIES = (
         7.0,
         True,
         "float16",
+        "ControlNetModel",
         "model.diffusion_model.label_emb.",
         {"vae": VAE, "text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1."},
     ),
@@ -67,6 +69,7 @@ FAMILIES = (
         4.5,
         True,
         "bfloat16",
+        "SD3ControlNetModel",
         "joint_blocks.0.context_block.",
         {"vae": VAE, "text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5},
     ),
@@ -80,6 +83,7 @@ FAMILIES = (
         3.5,
         False,
         "bfloat16",
+        "FluxControlNetModel",
         "double_blocks.0.img_mod.lin.",
         {"vae": VAE, "text_encoder": CLIP_L, "text_encoder_2": T5},
     ),
@@ -93,6 +97,7 @@ FAMILIES = (
         7.0,
         True,
         "float16",
+        "ControlNetModel",
         "model.diffusion_model.input_blocks.",
         {"vae": VAE, "text_encoder": "cond_stage_model."},
     ),

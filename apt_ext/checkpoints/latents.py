@@ -47,7 +47,7 @@ class Autoencoder:
             itself: what this project's tiles hold still in a layer would get into the way of what moves it.
 
     Attributes:
-        factor: pixels per latent pixel. `channels`: of a latent.
+        factor: pixels per latent pixel. `channels`: of a latent. `scale`, `shift`: a latent is (what the VAE encodes - shift) * scale.
 
     Raises:
         ValueError: for another kind of autoencoder.
@@ -59,7 +59,7 @@ class Autoencoder:
         self.vae, self.by_layers = vae, by_layers
         config = vae.config
         self.factor, self.channels = 2 ** (len(config.block_out_channels) - 1), int(config.latent_channels)
-        self._scale, self._shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
+        self.scale, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
         means, stds = config.get("latents_mean"), config.get("latents_std")
         self._moments = None if means is None or stds is None else tuple(torch.tensor(values).view(1, -1, 1, 1) for values in (means, stds))
         if by_layers:
@@ -73,17 +73,17 @@ class Autoencoder:
             z = self.vae.encode(x).latent_dist.mode().float()
         if self._moments is not None:
             mean, std = (value.to(z) for value in self._moments)
-            return (z - mean) * self._scale / std
-        return (z - self._shift) * self._scale
+            return (z - mean) * self.scale / std
+        return (z - self.shift) * self.scale
 
     @torch.no_grad()
     def decode(self, z: Tensor, deal: Deal = map) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W) float32 in -1..1. `deal`: who runs the tiles."""
         if self._moments is not None:
             mean, std = (value.to(z) for value in self._moments)
-            z = z * std / self._scale + mean
+            z = z * std / self.scale + mean
         else:
-            z = z / self._scale + self._shift
+            z = z / self.scale + self.shift
         with self._tiles(self.vae.decoder, Fraction(self.factor), TILE, HALO, deal):
             return self.vae.decode(z.to(self.vae.dtype)).sample.float().clamp_(-1, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from apt_ext.checkpoints.controls import Control
 from apt_ext.checkpoints.explained import explained
 from apt_ext.checkpoints.families import Family, family_of_class, kind_of_config
 from apt_ext.checkpoints.packages import diffusers, missing
@@ -148,19 +150,38 @@ def _add_loras(pipe: Any, loras: Sequence[str], allow_pickle: bool) -> None:
         pipe.set_adapters(list(named), list(named.values()))
 
 
-def load_controls(given: Sequence[str], dtype: torch.dtype, family: Family, allow_pickle: bool = False) -> list[tuple[Any, float]]:
-    """ControlNets, each with its weight.
+def split_control(text: str) -> tuple[str, float, float, float]:
+    """ "name:0.8:0-50%" -> its name, its weight, and the share of the steps in which it acts; either may be left out.
 
     Raises:
-        ValueError: for what is none, or for a family without a UNet.
+        ValueError: for a weight that is no number, or a share that is none.
     """
-    if given and family.network != "unet":
-        raise ValueError(f"ControlNets of {family.label} cannot be shown to windows here; leave --control out, or use an SD 1.x, SD 2.x or SDXL checkpoint")
-    library = diffusers()
-    made = []
+    name, colon, span = text.rpartition(":")
+    if not colon or not span.endswith("%"):
+        return (*split_weight(text), 0.0, 1.0)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%", span)
+    if not found or not float(found[1]) < float(found[2]) <= 100:
+        raise ValueError(f"share {span!r} of {name!r} is no part of the steps; write {name}:0-50%, say")
+    return (*split_weight(name), float(found[1]) / 100, float(found[2]) / 100)
+
+
+def load_controls(given: Sequence[str], dtype: torch.dtype, family: Family, allow_pickle: bool = False) -> list[Control]:
+    """ControlNets, each as "name", "name:0.8" or "name:0.8:0-50%".
+
+    Raises:
+        ValueError: for what is none, or of another family.
+    """
+    library, made = diffusers(), list[Control]()
     for one in given:
-        name, weight = split_weight(one)
-        made.append((_load_part(library.ControlNetModel, name, "ControlNet", dtype, allow_pickle), weight))
+        name, weight, start, end = split_control(one)
+        if not _is_file(name, allow_pickle):
+            with explained(f"ControlNet {name!r}"):
+                found = str(getattr(library, family.control).load_config(name).get("_class_name"))
+            if found != family.control:
+                raise ValueError(f"ControlNet {name!r} is a {found}, and {family.label} takes a {family.control}; use one that was made for it")
+        elif family.network != "unet":
+            raise ValueError(f"ControlNet {name!r} is a single file, which of {family.label} is not read; give its diffusers folder or its name on the hub")
+        made.append(Control(_load_part(getattr(library, family.control), name, "ControlNet", dtype, allow_pickle), weight, start, end))
     return made
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apt_ext.checkpoints.controls import Control, fit_control, phase_hints
 from apt_ext.checkpoints.families import Family
 from apt_ext.checkpoints.infotext import infotext
 from apt_ext.checkpoints.job import PromptJob
@@ -27,7 +28,6 @@ from apt_ext.checkpoints.packages import diffusers
 from apt_ext.checkpoints.prompts import encode, is_plain
 from apt_ext.checkpoints.window_words import WindowWords, seen_in
 from apt_ext.core.conditioning import ViewBatch, condition_views
-from apt_ext.core.hints import is_drawing, resized_hint, view_hints
 from apt_ext.core.plan import PhaseSetup
 from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.core.types import Denoiser, ModelFacts, Size, size_of
@@ -47,7 +47,7 @@ class Checkpoint:
         device: where latents are. `by_layers`: whether its layers are moved one by one.
         native: side in pixels of the pictures that it composes, and of its windows; the checkpoint's own where it is None.
         prediction: what the UNet predicts, where its scheduler's configuration does not know.
-        controls: ControlNets and their weights.
+        controls: ControlNets.
 
     Raises:
         ValueError: in one sentence, for parts that cannot be used.
@@ -63,11 +63,13 @@ class Checkpoint:
         by_layers: bool = False,
         native: int | None = None,
         prediction: str | None = None,
-        controls: Sequence[tuple[Any, float]] = (),
+        controls: Sequence[Control] = (),
     ):
         self.pipe, self.family, self.name, self.device, self.controls = pipe, family, name, device, tuple(controls)
         self.network = getattr(pipe, family.network)
-        check_numbers({family.network: self.network} | {f"ControlNet {number}": net for number, (net, _) in enumerate(self.controls, 1)})
+        check_numbers({family.network: self.network} | {f"ControlNet {number}": net for number, (net, *_) in enumerate(self.controls, 1)})
+        for control in self.controls:
+            fit_control(control.network, self.network, family)
         self.autoencoder = Autoencoder(pipe.vae, by_layers)
         self.factor, self.channels = self.autoencoder.factor, self.autoencoder.channels
         self._check_channels()
@@ -109,7 +111,7 @@ class Checkpoint:
             )
 
     def _velocity(self, guidance: float) -> Callable[..., Tensor]:
-        return flux_velocity(self.network, guidance) if self.family.name == "flux" else sd3_velocity(self.network)
+        return flux_velocity(self.network, guidance, self.controls) if self.family.name == "flux" else sd3_velocity(self.network, self.controls)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, factor * h, factor * w) RGB in -1..1 -> (B, C, h, w) float32."""
@@ -136,7 +138,7 @@ class Checkpoint:
             ValueError: for words that cannot be encoded, or a picture of a shape that the network has no places for.
         """
         prompt, negative = self.words(job.prompt, job.negative)
-        _check_places(self.network, self.family, self.first_size if source is None else size_of(source.base))
+        _check_places([self.network, *(control.network for control in self.controls)], self.family, self.first_size if source is None else size_of(source.base))
         denoiser = self._denoiser if self.family.name != "flux" else flow_denoiser(self._velocity(job.guidance))[0]
         ready = guided(denoiser, job.guidance if negative is not None else 1.0, job.guided_above)
         whole = (self.first_size.rows * self.factor, self.first_size.columns * self.factor)
@@ -156,7 +158,7 @@ class Checkpoint:
                 return Conditioned(ready, extra, condition)
             if words is not None or own.parts():
                 condition = WindowWords(words, setup, job, lambda text: self.words(text, job.negative)[0]).condition(condition)
-            return Conditioned(ready, extra, self._with_hints(condition, source, setup))
+            return Conditioned(ready, extra, self._with_hints(condition, source, setup, job))
 
         return of
 
@@ -187,20 +189,14 @@ class Checkpoint:
                 placed[name] = {**cut[name], "time_ids": ids}
         return placed
 
-    def _with_hints(self, inner: Condition, source: Source, setup: PhaseSetup) -> Condition:
+    def _with_hints(self, inner: Condition, source: Source, setup: PhaseSetup, job: PromptJob) -> Condition:
         """`inner`, and for each ControlNet its picture, as each view sees it."""
         if not self.controls:
             return inner
-        size = (setup.phase.size.rows * self.factor, setup.phase.size.columns * self.factor)
         given = [*source.hints, *[source.picture / 2 + 0.5] * (len(self.controls) - len(source.hints))]
-        drawings = [is_drawing(hint) for hint in given]
-        hints = [resized_hint(hint.to(self.device), size, drawing) for hint, drawing in zip(given, drawings, strict=True)]
-
-        def with_hints(extra: Mapping[str, Any], batch: ViewBatch) -> Mapping[str, Any]:
-            seen = [batch.spread(view_hints(hint, batch, self.factor, drawing)) for hint, drawing in zip(hints, drawings, strict=True)]
-            return {**inner(extra, batch), "hints": seen}
-
-        return with_hints
+        pictures = [picture.to(self.device) for picture in given]
+        seen = phase_hints(self.controls, pictures, setup, job.schedule, self.sigmas.cpu(), self.autoencoder, self.ranks.map)
+        return lambda extra, batch: {**inner(extra, batch), "hints": seen(batch)}
 
 
 def _native(pipe: Any, family: Family) -> tuple[int, int]:
@@ -229,10 +225,10 @@ def _shift(config: Any, places: int) -> float:
     return math.exp(low + (high - low) * (places - first) / (last - first))
 
 
-def _check_places(network: Any, family: Family, base: Size) -> None:
-    """SD3 knows as many places as it was made with."""
-    most = int(network.config.pos_embed_max_size) * int(network.config.patch_size) if family.name == "sd3" else math.inf
-    if max(base) > most:
+def _check_places(networks: Sequence[Any], family: Family, base: Size) -> None:
+    """SD3, and each of its ControlNets, knows as many places as it was made with."""
+    places = [int(network.config.pos_embed_max_size) * int(network.config.patch_size) for network in networks] if family.name == "sd3" else [math.inf]
+    if max(base) > min(places):
         raise ValueError(
-            f"a picture of this shape has {max(base)} latent pixels along a side at its base and the checkpoint places for {most:g}; crop the picture"
+            f"a picture of this shape has {max(base)} latent pixels along a side at its base and the checkpoint places for {min(places):g}; crop the picture"
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from apt_ext.checkpoints.controls import Control
 from apt_ext.checkpoints.families import family_of_class
 from apt_ext.checkpoints.loading import load_controls, load_pipeline, place
 from apt_ext.checkpoints.model import Checkpoint
@@ -52,7 +53,7 @@ def open_checkpoint(
         config: for a single file, the folder or the hub name whose parts it is a checkpoint of, and which lends those that it lacks; found by itself with
             a network.
         vae: another VAE: a folder, a file or a hub name. `loras`: files, each as "file" or "file:0.8".
-        controls: ControlNets, each a folder, a file or a hub name, as "name" or "name:0.8".
+        controls: ControlNets, each a folder, a file or a hub name, as "name", "name:0.8" or, to let it act in a share of the steps, "name:0.8:0-50%".
         native: side in pixels of the pictures that it composes, and of its windows; the checkpoint's own where it is left out.
         prediction: "epsilon" or "v_prediction", where a single file's UNet predicts what its family does not.
         allow_pickle: load files other than safetensors too, which can run any program.
@@ -65,13 +66,13 @@ def open_checkpoint(
     number_type(dtype, where)
     loaded = load_pipeline(name, numbers=lambda family: number_type(dtype, where, family.half), config=config, vae=vae, loras=loras, allow_pickle=allow_pickle)
     nets = load_controls(controls, number_type(dtype, where, loaded.family.half), loaded.family, allow_pickle)
-    for net, _ in nets:
-        net.to(where)
+    for net in nets:
+        net.network.to(where)
     place(loaded.pipe, where, offload)
     return Checkpoint(loaded.pipe, loaded.family, name, where, native=native, prediction=prediction, controls=nets)
 
 
-def from_pipeline(pipe: object, *, native: int | None = None, prediction: str | None = None, controls: Sequence[tuple[object, float]] = ()) -> Checkpoint:
+def from_pipeline(pipe: object, *, native: int | None = None, prediction: str | None = None, controls: Sequence[Control] = ()) -> Checkpoint:
     """A pipeline of diffusers' that is loaded already, where and as it is.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from apt_ext.checkpoints.controls import Control
 from apt_ext.checkpoints.library import Picture, Progress, Upscaled, upscale
 from apt_ext.checkpoints.loading import load_pipeline, offload_layers
 from apt_ext.checkpoints.opening import from_pipeline
@@ -41,7 +43,7 @@ class AptUpscalePipeline:
     def __init__(self, pipe: Any, *, native: int | None = None, prediction: str | None = None, controlnet: Any = ()):
         self.pipe, self._native, self._prediction = pipe, native, prediction
         self._controls = list(controlnet) if isinstance(controlnet, (list, tuple)) else [controlnet]
-        self._model([1.0] * len(self._controls))
+        self._model()
 
     @classmethod
     def from_pretrained(
@@ -78,8 +80,13 @@ class AptUpscalePipeline:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["pipe"], name)
 
-    def _model(self, weights: Sequence[float]) -> Any:
-        controls = list(zip(self._controls, weights, strict=True))
+    def _model(self, *settings: Any) -> Any:
+        """`settings`: weights, starts and ends of the ControlNets, one for all or one for each."""
+        count = len(self._controls)
+        each = [_several(setting) * count if len(_several(setting)) == 1 else _several(setting) for setting in settings]
+        if any(len(setting) != count for setting in each):
+            raise ValueError(f"{count} ControlNets are loaded and {max(map(len, each))} weights, starts or ends given; give one for all, or one for each")
+        controls = list(itertools.starmap(Control, zip(self._controls, *each, strict=True)))
         return from_pipeline(self.pipe, native=self._native, prediction=self._prediction, controls=controls)
 
     def __call__(
@@ -99,6 +106,8 @@ class AptUpscalePipeline:
         mask_image: Picture | None = None,
         control_image: Picture | Sequence[Picture] = (),
         controlnet_conditioning_scale: float | Sequence[float] = 1.0,
+        control_guidance_start: float | Sequence[float] = 0.0,
+        control_guidance_end: float | Sequence[float] = 1.0,
         on_progress: Progress | None = None,
         interrupted: Callable[[], bool] | None = None,
         **given: Any,
@@ -109,13 +118,13 @@ class AptUpscalePipeline:
             prompt, image: one for all, or one for each. Without an image, the checkpoint makes one first.
             num_images_per_prompt: how many of each, of seeds that count up.
             seed, generator: of the first; a generator gives the seed that it was made with.
+            control_guidance_start, control_guidance_end: the share of a phase's steps in which the ControlNets act.
             num_inference_steps: of the whole schedule, of which `strength` runs a share. They and everything else: see `upscale`.
 
         Raises:
             ValueError: see `upscale`.
         """
-        weights = _several(controlnet_conditioning_scale)
-        model = self._model(weights * len(self._controls) if len(weights) == 1 else weights)
+        model = self._model(controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
         given |= {name: value for name, value in (("steps", num_inference_steps), ("strength", strength)) if value is not None}
         first = seed if seed is not None else generator.initial_seed() % 2**32 if generator is not None else 1
         prompts, images = _several(prompt), _several(image)

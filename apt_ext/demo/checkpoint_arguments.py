@@ -31,7 +31,10 @@ def add_checkpoint(parser: argparse.ArgumentParser, picture: bool) -> None:
     group.add_argument("--native", type=int, metavar="PIXELS", help="side of the pictures that it composes, and of its windows; the checkpoint's own")
     group.add_argument("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts, where a single file does not say so")
     group.add_argument(
-        "--control", action="append", metavar="X[:WEIGHT]", help="a ControlNet: folder, .safetensors file or hub name; several times for several"
+        "--control",
+        action="append",
+        metavar="X[:WEIGHT[:SHARE]]",
+        help="a ControlNet: folder, .safetensors file or hub name, and the share of the steps in which it acts, such as 0-50%%; several times for several",
     )
     group.add_argument("--control-image", action="append", metavar="FILE", help="a ControlNet's picture, in their order; the picture itself")
     group.add_argument("--allow-pickle", action="store_true", default=None, help="load files other than safetensors too, which can run any program")

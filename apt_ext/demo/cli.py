@@ -19,7 +19,7 @@ from apt_ext.core.noise_levels import discrete_timestep
 from apt_ext.core.plan import demofusion_views
 from apt_ext.core.ranks.launch import Place, joined, own_device, place_of
 from apt_ext.core.ranks.ranks import Ranks
-from apt_ext.core.ranks.status import OutOfMemory, RankError, State, caused_by
+from apt_ext.core.ranks.status import RankError, State, caused_by
 from apt_ext.core.types import ModelFacts, Size
 from apt_ext.demo.arguments import job_from, make_parser
 from apt_ext.demo.autoencoder import FACTOR
@@ -165,7 +165,7 @@ def _said(error: BaseException, written: list[Path], ranks: Ranks) -> tuple[str,
         return str(error), 2
     if isinstance(error, (OSError, ImportError)):
         return f"{error}; check the disk and the installation, then try again", 2
-    if isinstance(error, (MemoryError, OutOfMemory)) or (state == State.MEMORY and ranks.count > 1):
+    if state == State.MEMORY:
         return "the memory is used up; use a smaller --window-batch, scale or picture", 2
     if ranks.count == 1:
         raise error

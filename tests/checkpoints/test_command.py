@@ -16,6 +16,7 @@ from PIL import Image
 from apt_ext.core.clock import FREE_SAMPLERS
 from apt_ext.demo.cli import main
 from apt_ext.webui.page.controls import CONTROLS, pasted
+from tests.checkpoints.test_control import saved_control
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["--prompt", "a red cat, sleeping", "--negative", "fog"]
@@ -146,6 +147,18 @@ def test_outside_the_mask_the_picture_stays_the_plain_enlargement(run, photo, tm
     Image.new("L", (72, 96), 255).save(tmp_path / "mask.png")
     everything = np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.4, "--reanchor", "off", "--mask", tmp_path / "mask.png")[1])), int)
     assert (everything == np.asarray(Image.open(picture_of(run("sd1", "--strength", 0.4, "--reanchor", "off")[1])), int)).all()
+
+
+def test_two_control_nets_with_pictures_of_their_own_act_each_in_its_share_of_the_steps(run, opened, tmp_path):
+    net = saved_control(opened("sd1").network, "sd1", tmp_path / "net")
+    for name in ("red", "blue"):
+        Image.new("RGB", (72, 96), name).save(tmp_path / f"{name}.png")
+    first, second = ["--control", f"{net}:0.8:0-50%"], ["--control", f"{net}:0.5"]
+    red, blue = (["--control-image", tmp_path / f"{name}.png"] for name in ("red", "blue"))
+    settings = ["--strength", "0.5"]
+    made = [first + red, first + blue, second, first + second, first + second + red, first + second + red + blue]
+    pictures = [picture_of(run("sd1", *settings, *one)[1]).read_bytes() for one in made]
+    assert len(set(pictures)) == len(made)
 
 
 def test_ctrl_c_leaves_the_last_finished_phase(checkpoints, photo, tmp_path):

@@ -1,4 +1,4 @@
-"""A checkpoint's picture by two processes is that of one, words per window and tiles included."""
+"""A checkpoint's picture by two processes is that of one, words per window, tiles and ControlNets included."""
 
 import json
 import os
@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from apt_ext.demo.cli import main
+from tests.checkpoints.test_control import saved_control
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("kind", "method"), [("sdxl", "accdiffusion")])
-def test_two_processes_make_the_file_of_one(checkpoints, photo, tmp_path, kind, method):
+@pytest.mark.parametrize(("kind", "method"), [("sdxl", "accdiffusion"), ("sd3", "demofusion")])
+def test_two_processes_make_the_file_of_one(checkpoints, opened, photo, tmp_path, kind, method):
+    """Words per window, and the latents of a ControlNet's pictures."""
     job = ["upscale", str(photo), "--model", str(checkpoints(kind)), "--scale", "2.5", "--steps", "8", "--quiet", "--window-batch", "1"]
-    job += ["--prompt", "a red cat, sleeping", "--negative", "fog", "--method", method, "-o"]
+    job += ["--prompt", "a red cat, sleeping", "--negative", "fog", "--method", method]
+    if kind == "sd3":
+        job += ["--control", f"{saved_control(opened(kind).network, kind, tmp_path / 'net')}:0.7:0-80%"]
+    job.append("-o")
     assert main([*job, str(tmp_path / "one")]) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

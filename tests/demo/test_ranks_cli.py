@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from apt_ext.core.ranks.ranks import ALONE, Ranks
-from apt_ext.core.ranks.status import RankError
+from apt_ext.core.ranks.status import OutOfMemory, RankError
 from apt_ext.demo.cli import _said, main
 
 ROOT = Path(__file__).parents[2]
@@ -172,12 +172,17 @@ def test_a_device_that_does_not_exist_is_said_once_by_two_processes(picture, tmp
         (RankError("process 2 of 3 failed (KeyError: 'x')"), "process 2 of 3 failed (KeyError: 'x'); the last finished picture is a.png", 1),
         (KeyError("x"), "process 1 of 3 failed (KeyError: 'x'); the last finished picture is a.png", 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
-        (torch.OutOfMemoryError("process 2 of 3 is out of memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
+        (OutOfMemory("process 2 of 3 is out of memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
         (KeyboardInterrupt(), "stopped; the last finished picture is a.png", 130),
     ],
 )
 def test_whatever_ends_several_processes_is_one_sentence(error, sentence, status):
     assert _said(error, [Path("a.png")], Ranks(0, 3)) == (sentence, status)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_one_sentence_for_a_single_process_too(error):
+    assert _said(error, [], ALONE) == ("the memory is used up; use a smaller --window-batch, scale or picture", 2)
 
 
 def test_what_nobody_foresaw_is_raised_where_there_is_one_process():

@@ -57,7 +57,7 @@ class Ranks:
             items: the same for all processes, which have to call this together. A single item is computed by rank 0.
 
         Raises:
-            KeyboardInterrupt, torch.OutOfMemoryError, ValueError, RankError: on all of them, where one is interrupted, lacks memory, refuses or
+            KeyboardInterrupt, OutOfMemory, ValueError, RankError: on all of them, where one is interrupted, lacks memory, refuses or
                 fails in any other way; the process that met it raises what it met. After an out-of-memory error all may go on together.
         """
         return map(function, items) if self.count == 1 else self._rounds(function, items)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LENGTH", "RankError", "State", "Status", "caused_by", "made_from"]
+__all__ = ["LENGTH", "OutOfMemory", "RankError", "State", "Status", "caused_by", "made_from"]
 
 OutOfMemory: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch before 2.5 knows the latter alone
 
