@@ -16,7 +16,7 @@ from PIL import Image
 from apt_ext.core.clock import FREE_SAMPLERS
 from apt_ext.demo.cli import main
 from apt_ext.webui.page.controls import CONTROLS, pasted
-from tests.checkpoints.test_control import saved_control
+from tests.checkpoints.control_nets import saved_control
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["--prompt", "a red cat, sleeping", "--negative", "fog"]

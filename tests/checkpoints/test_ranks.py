@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from apt_ext.demo.cli import main
-from tests.checkpoints.test_control import saved_control
+from tests.checkpoints.control_nets import saved_control
 
 ROOT = Path(__file__).parents[2]
 
