@@ -55,7 +55,7 @@ SIGNATURES = {
     "REFORGE_ROOT": {
         "ldm_patched/modules/model_patcher.py": PATCHER,
         "modules_forge/unet_patcher.py": {"UnetPatcher.list_controlnets": "self"},
-        "ldm_patched/modules/controlnet.py": {"ControlNet.get_control": f"{CONTROL} transformer_options"},  # by which its units are refused
+        "ldm_patched/modules/controlnet.py": {name: f"{CONTROL} transformer_options" for name in ("ControlNet.get_control", "T2IAdapter.get_control")},
         "ldm_patched/modules/model_base.py": {"BaseModel.memory_required": "self input_shape cond_shapes"},
         "modules_forge/forge_sampler.py": {"sampling_prepare": "unet x"},
         "modules/sd_models.py": {"reload_model_weights": "sd_model info forced_reload"},
@@ -133,7 +133,19 @@ LINES = {
         "modules/sd_samplers_common.py": ("cfg_denoiser.update_inner_model()",),
     },
     "REFORGE_ROOT": {
-        "ldm_patched/modules/samplers.py": (CALLED, "v.size()", "transformer_options['cond_or_uncond']"),
+        "ldm_patched/modules/samplers.py": (
+            CALLED,
+            "v.size()",
+            "transformer_options['cond_or_uncond']",
+            "c['control'] = control.get_control(input_x, timestep_, c, len(cond_or_uncond), transformer_options)",
+        ),
+        "ldm_patched/modules/controlnet.py": (
+            "x_noisy.shape[0] != self.cond_hint.shape[0]",
+            "self.cond_hint_original",
+            "self.latent_format = None",
+            "self.extra_concat_orig = []",
+            "self.control_input = None",
+        ),
         "modules_forge/forge_sampler.py": (ASKED,),
         "ldm_patched/modules/model_base.py": ("self.model_sampling = ",),
         "modules/sd_samplers_cfg_denoiser.py": (

@@ -24,9 +24,12 @@ from apt_ext.webui.model import FACTOR
 
 __all__ = ["ForgeControl", "Unheard", "control_of", "options_of_call", "options_of_views"]
 
-CARRIED = ("transformer_options", "control", "control_model")  # what is no conditioning of the model's
+OPTIONS = "transformer_options"
+CARRIED = (OPTIONS, "control", "control_model")  # what is no conditioning of the model's
 # What a unit keeps of the picture that it was last asked about; `control_input` is the T2I adapter's.
-KEPT = ("cond_hint", "control_input", "advanced_mask_weighting", "advanced_frame_weighting", "transformer_options")
+KEPT = ("cond_hint", "control_input", "advanced_mask_weighting", "advanced_frame_weighting", OPTIONS)
+# By which reForge's units of later families say that their hint is no picture: it goes through a VAE, or has more beside it.
+OF_LATENTS = ("latent_format", "extra_concat_orig")
 
 
 class Unheard:
@@ -36,6 +39,7 @@ class Unheard:
 
     def __init__(self, head: Any):
         self._head = head
+        self._told = OPTIONS in signature(head.get_control).parameters  # reForge's are, the others look at themselves
         self.transformer_options: Any = {}
 
     def get_control(self, *args: Any) -> None:
@@ -44,8 +48,8 @@ class Unheard:
     def control_for(self, x: Tensor, sigma: Tensor, c: Mapping[str, Any], kinds: int) -> Any:
         """What the chain says of a call's views; it may change the arguments that it is given."""
         for unit in _chain(self._head):
-            unit.transformer_options = c["transformer_options"]
-        return self._head.get_control(x, sigma, dict(c), kinds)
+            unit.transformer_options = c[OPTIONS]
+        return self._head.get_control(x, sigma, dict(c), kinds, *((c[OPTIONS],) if self._told else ()))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._head, name)
@@ -72,7 +76,7 @@ def options_of_views(options: Mapping[str, Any], batch: ViewBatch) -> dict[str, 
 
 def options_of_call(unet: Any, levels: Tensor) -> dict[str, Any]:
     """The host's options of a call with the prompt alone, at (N,) noise levels."""
-    options = dict(unet.model_options.get("transformer_options", {}))
+    options = dict(unet.model_options.get(OPTIONS, {}))
     mark, indices = torch.zeros_like(levels), [*range(len(levels))]
     return options | {"cond_or_uncond": [0], "sigmas": levels, "cond_mark": mark, "cond_indices": indices, "uncond_indices": []}
 
@@ -164,8 +168,8 @@ class ForgeControl:
                 show(batch)
             cut = dict(inner({name: value for name, value in extra.items() if name not in CARRIED}, batch))
             cut |= {name: extra[name] for name in CARRIED if name in extra}
-            if "transformer_options" in extra:
-                cut["transformer_options"] = options_of_views(extra["transformer_options"], batch)
+            if OPTIONS in extra:
+                cut[OPTIONS] = options_of_views(extra[OPTIONS], batch)
             return cut
 
         return of_views
@@ -192,8 +196,7 @@ def control_of(unet: Any) -> ForgeControl:
     units = tuple(_chain(unet.controlnet_linked_list))
     for unit in units:
         hint = unit.cond_hint_original
-        if "transformer_options" in signature(unit.get_control).parameters:
-            raise ValueError("this host's ControlNet cannot be shown to APT's windows yet; turn its units off")
-        if not isinstance(hint, Tensor) or hint.ndim != 4:
+        of_latents = any(vars(unit).get(name) for name in OF_LATENTS)
+        if of_latents or not isinstance(hint, Tensor) or hint.ndim != 4:
             raise ValueError(f"a ControlNet unit of the kind {type(unit).__name__} cannot be cut to windows; turn that unit off")
     return ForgeControl(units)

@@ -60,22 +60,23 @@ class Called:
 
     Args:
         before: a function that another extension has set before the model, which every call of a view goes through.
+        unheard: ControlNet's units, asked for each call of views.
 
     Attributes:
         parts: of the call that this is in; see `Host.parts_of`.
     """
 
-    def __init__(self, before: Callable[..., Tensor] | None):
-        self._before = before
+    def __init__(self, before: Callable[..., Tensor] | None, unheard: Unheard | None):
+        self._before, self._unheard = before, unheard
         self._apply: Any = None
         self._kinds: list[int] = []
         self.parts: Sequence[int | None] = ()
 
     def __call__(self, x: Tensor, sigma: Tensor, **c: Any) -> Tensor:
         """(N, C, h, w), (N,) and the arguments of N rows."""
-        unheard = c.pop("control_model", None)
-        if isinstance(unheard, Unheard):
-            c["control"] = unheard.control_for(x, sigma, c, len(self._kinds))
+        c.pop("control_model", None)  # what stands for the units
+        if self._unheard is not None and "control" in c:
+            c["control"] = self._unheard.control_for(x, sigma, c, len(self._kinds))
         if self._before is not None:
             return self._before(self._apply, {"input": x, "timestep": sigma, "c": c, "cond_or_uncond": self._kinds})
         made: Tensor = self._apply(x, sigma, **c)
@@ -129,7 +130,9 @@ class _Seam:
             return
         clone = own.clone()
         clone.apt_own = own
-        called = Called(own.model_options.get(WRAPPER))
+        units = own.controlnet_linked_list
+        unheard = None if units is None else Unheard(units)
+        called = Called(own.model_options.get(WRAPPER), unheard)
         clone.set_model_unet_function_wrapper(_Wrapper(self._run.wrap(called), called))
         at_once = self._at_once
 
@@ -142,8 +145,7 @@ class _Seam:
             required, memory = own.memory_required, own.model_options.get(MEMORY, own.memory_required)
             clone.memory_required = lambda input_shape: required(_at_once(input_shape, at_once))
             clone.model_options[MEMORY] = lambda shape: memory(_at_once(shape, at_once))
-        if own.controlnet_linked_list is not None:
-            clone.controlnet_linked_list = Unheard(own.controlnet_linked_list)
+        clone.controlnet_linked_list = unheard
         objects.unet = clone
         self._changed.append(weakref.ref(objects))
 

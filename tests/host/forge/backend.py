@@ -137,7 +137,10 @@ def calc_cond_uncond_batch(model, cond, uncond, x_in, timestep, model_options):
         control = taken[0][0].get("control")
         if control is not None:
             control.transformer_options = options
-            c["control"], c["control_model"] = control.get_control(x, levels, c.copy(), len(kinds)), control
+            if control.told_options:  # reForge
+                c["control"] = control.get_control(x, levels, c.copy(), len(kinds), options)
+            else:
+                c["control"], c["control_model"] = control.get_control(x, levels, c.copy(), len(kinds)), control
         if "model_function_wrapper" in model_options:
             out = model_options["model_function_wrapper"](model.apply_model, {"input": x, "timestep": levels, "c": c, "cond_or_uncond": kinds})
         else:

@@ -1,5 +1,6 @@
 """On Forge the same job gives the picture that it gives on 1.10.1, and the host has everything back afterwards."""
 
+from functools import wraps
 from types import SimpleNamespace
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_the_refiner_s_model_gets_the_engine_too(host, samplers, forge, job_of_k
 class Unit:
     """One of Forge's ControlNet units: what it is shown is added to the estimate."""
 
-    global_average_pooling = False
+    told_options = global_average_pooling = False
     advanced_mask_weighting = advanced_frame_weighting = None
 
     def __init__(self, hint, previous=None):
@@ -248,22 +249,35 @@ class Unit:
         return before + 0.1 * torch.nn.functional.avg_pool2d(self.cond_hint, 8).mean(1, keepdim=True) * MIX.sum(1)[:, None, None]
 
 
+class Newer(Unit):
+    """One of reForge's, which is told the options of its call."""
+
+    told_options = True
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        self.transformer_options = transformer_options
+        if self.previous_controlnet is not None:
+            self.previous_controlnet.transformer_options = transformer_options
+        return super().get_control(x_noisy, t, cond, batched_number)
+
+
 def blobs(size=128, seed=0):
     rough = torch.rand(1, 3, size // 16, size // 16, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(rough, (size, size), mode="bicubic").clamp(0, 1)
 
 
+@pytest.mark.parametrize(("package", "kind_of_unit"), [("backend", Unit), ("ldm_patched", Newer)])
 @pytest.mark.parametrize("kind", ["text", "picture"])
 @pytest.mark.parametrize("method", ["multidiffusion", "demofusion"])
-def test_control_follows_the_hint_over_the_whole_picture(host, forge, job_of_kind, kind, method, monkeypatch):
-    forge()
+def test_control_follows_the_hint_over_the_whole_picture(host, forge, job_of_kind, kind, method, package, kind_of_unit, monkeypatch):
+    forge(package)
     settings = {"method": method, "colour_fix": 0.0}
     plain = host.run(job_of_kind(kind, settings))[0]
-    unit = Unit(blobs(), previous=Unit(blobs(seed=1) * 0))
+    unit = kind_of_unit(blobs(), previous=Unit(blobs(seed=1) * 0))
     host.model.forge_objects_after_applying_lora.unet.controlnet_linked_list = unit
     if kind == "text":  # not in the first pass
         get = unit.get_control
-        monkeypatch.setattr(unit, "get_control", lambda x, *args: get(x, *args) if host.shared.state.textinfo else x[:, :1] * 0)
+        monkeypatch.setattr(unit, "get_control", wraps(get)(lambda x, *args: get(x, *args) if host.shared.state.textinfo else x[:, :1] * 0))
     made = host.run(job_of_kind(kind, settings))[0]
 
     def of_latent(values):
@@ -284,17 +298,13 @@ def test_control_follows_the_hint_over_the_whole_picture(host, forge, job_of_kin
     assert unit.cond_hint is None
 
 
-class Newer(Unit):
-    """reForge's."""
-
-    def get_control(self, x_noisy, t, cond, batched_number, transformer_options=None):
-        return super().get_control(x_noisy, t, cond, batched_number)
-
-
-def test_units_of_another_making_are_refused_in_a_sentence(host, forge):
+@pytest.mark.parametrize("of_latents", [{"cond_hint_original": None}, {"latent_format": object()}, {"extra_concat_orig": [blobs()]}])
+def test_units_whose_hint_is_no_picture_are_refused_in_a_sentence(host, forge, of_latents):
     forge()
-    host.model.forge_objects.unet.controlnet_linked_list = Newer(blobs())
-    with pytest.raises(ValueError, match="this host's ControlNet cannot be shown to APT's windows yet; turn its units off"):
+    unit = Newer(blobs())
+    vars(unit).update(of_latents)
+    host.model.forge_objects.unet.controlnet_linked_list = unit
+    with pytest.raises(ValueError, match="a ControlNet unit of the kind Newer cannot be cut to windows; turn that unit off"):
         host.detect.host().control_of(None)
 
 
