@@ -1,7 +1,7 @@
 """What the adapter relies on in Forge and its kin, beyond `contract.py`: `test_contract_forge.py` holds the double of Forge's seam, and checkouts of
 these hosts, to it.
 
-Forge at dfdcbab6 (package `backend`), Forge Classic at 1f95d717 and reForge at 3b56b268 (package `ldm_patched`).
+Forge at dfdcbab6 and Forge Neo 2.26 (package `backend`), Forge Classic at 1f95d717 and reForge at 3b56b268 (package `ldm_patched`).
 """
 
 PATCHER = {"ModelPatcher.memory_required": "self input_shape", "ModelPatcher.set_model_unet_function_wrapper": "self unet_wrapper_function"}
@@ -55,7 +55,7 @@ SIGNATURES = {
     "REFORGE_ROOT": {
         "ldm_patched/modules/model_patcher.py": PATCHER,
         "modules_forge/unet_patcher.py": {"UnetPatcher.list_controlnets": "self"},
-        "ldm_patched/modules/controlnet.py": {name: f"{CONTROL} transformer_options" for name in ("ControlNet.get_control", "T2IAdapter.get_control")},
+        "ldm_patched/modules/controlnet.py": dict.fromkeys(("ControlNet.get_control", "T2IAdapter.get_control"), f"{CONTROL} transformer_options"),
         "ldm_patched/modules/model_base.py": {"BaseModel.memory_required": "self input_shape cond_shapes"},
         "modules_forge/forge_sampler.py": {"sampling_prepare": "unet x"},
         "modules/sd_models.py": {"reload_model_weights": "sd_model info forced_reload"},
@@ -157,12 +157,35 @@ LINES = {
     },
 }
 
-# What of `contract.py` is another one there: file -> names, each with its parameters.
-OTHERS = {
+# Neo's are Forge's, but for these; it has no SD3, and its samplers for Flux are in a file that nothing is asked of.
+SIGNATURES["NEO_ROOT"] = {file: names for file, names in SIGNATURES["FORGE_ROOT"].items() if file != "backend/nn/flux.py"} | {
+    "backend/sampling/sampling_function.py": SIGNATURES["FORGE_ROOT"]["backend/sampling/sampling_function.py"]
+    | {"sampling_function": "self denoiser_params cond_scale cond_composition extra_model_options"},
+}
+LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() if "sd35" not in file and not file.startswith("k_diffusion/")} | {
+    "backend/sampling/sampling_function.py": (
+        *(line for line in LINES["FORGE_ROOT"]["backend/sampling/sampling_function.py"] if line != ASKED),
+        "unet.memory_required(",  # the clone itself
+    ),
+    "backend/modules/k_prediction.py": ("self.register_buffer('sigmas'", "self.prediction_type"),
+    "backend/diffusion_engine/flux.py": ("class Flux(ForgeDiffusionEngine)",),  # by which it is refused
+    "modules/gradio_extensions.py": ("kwargs['js'] = kwargs.pop('_js')",),
+}
+
+# What of `contract.py` is another one there: root -> file -> names, each with its parameters.
+FORGE = {
     "modules/images.py": {"resize_image": "resize_mode im width height upscaler_name force_RGBA"},
     "modules/prompt_parser.py": {"SdConditioning.__init__": "self prompts is_negative_prompt width height copy_from distilled_cfg_scale"},
     "modules/scripts.py": {"PostprocessImageArgs.__init__": "self image index"},
     "modules/sd_samplers_common.py": {"apply_refiner": "cfg_denoiser x"},
 }
+NEO = FORGE | {
+    "modules/devices.py": {"autocast": "*args **kwargs"},
+    "modules/processing.py": {"StableDiffusionProcessing.save_samples": "self is_video"},
+    "modules/prompt_parser.py": FORGE["modules/prompt_parser.py"] | {"get_learned_conditioning_prompt_schedules": "prompts base_steps hires_steps"},
+    "modules/sd_samplers_cfg_denoiser.py": {"CFGDenoiser.forward": "self x sigma uncond cond cond_scale s_min_uncond image_cond **kwargs"},
+    "modules/sd_samplers_common.py": {"apply_refiner": "cfg_denoiser x sigma"},
+}
+OTHERS = {"FORGE_ROOT": FORGE, "NEO_ROOT": NEO}
 # And what is not asked for: 1.10.1's alone, or written in another way (an attribute of the class, a class factory).
 NOT_ASKED = {"modules/ui_components.py": ("InputAccordion.__init__",), "modules/sd_models.py": ("reload_model_weights",)}

@@ -54,12 +54,12 @@ def test_the_host_has_the_lines(root, file):
         assert line in written, f"{file}: {line}"
 
 
-@pytest.mark.parametrize(("root", "file"), cases({"FORGE_ROOT": contract.SIGNATURES}))
-def test_forge_has_what_1_10_1_has(root, file):
+@pytest.mark.parametrize(("root", "file"), cases(dict.fromkeys(contract_forge.OTHERS, contract.SIGNATURES)))
+def test_forge_and_neo_have_what_1_10_1_has(root, file):
     for name, names in contract.SIGNATURES[file].items():
         if name in contract_forge.NOT_ASKED.get(file, ()):
             continue
-        wanted = contract_forge.OTHERS.get(file, {}).get(name, names)
+        wanted = contract_forge.OTHERS[root].get(file, {}).get(name, names)
         assert arguments(found(root, file, name)) == wanted.split(), f"{file}: {name}"
 
 
