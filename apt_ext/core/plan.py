@@ -133,19 +133,19 @@ class PhaseSetup:
         dilated = None if self.grid is None else DilatedPath(self.grid, blur_std(own), interacting)
         return FusedDenoiser(calls, local, dilated, self.weights, step=step, tolerance=own.tolerance)
 
-    def views(self, sigmas: Tensor, calls: Sequence[int]) -> list[ViewCount]:
+    def views(self, sigmas: Tensor, calls: Sequence[int], levels: Sequence[Sequence[float]] | None = None) -> list[ViewCount]:
         """The views of every step.
-
-        Exact for samplers that call the model once a step. A second call's noise level is not known before the run; it is counted at
-        its step's own, which can differ only at the step where a path falls under the tolerance.
 
         Args:
             sigmas: (N + 1,) of the plan. `calls`: of the model in each of the N steps.
+            levels: of this phase, at which these calls are made, from `call_levels`; where left out, all of a step stand at its own.
         """
         made = []
         for step, ((sigma, _), count) in enumerate(zip(pairwise(sigmas.tolist()), calls, strict=True)):
-            local, dilated = path_shares(self.weights_before(sigma).c2, self.options.tolerance) if self.grid else (1.0, 0.0)
-            made.append(ViewCount(count * self.window_count(step) if local else 0, count * self.grid.views if self.grid and dilated else 0))
+            weights = [self.weights_before(sigma)] * count if levels is None else [self.weights(level) for level in levels[step]]
+            shares = [path_shares(c2, self.options.tolerance) if self.grid else (1.0, 0.0) for _, c2, _ in weights]
+            local, dilated = (sum(share > 0 for share in path) for path in zip(*shares, strict=True))
+            made.append(ViewCount(local * self.window_count(step) if local else 0, dilated * self.grid.views if self.grid else 0))
         return made
 
 
@@ -195,6 +195,7 @@ def make_plan(
     calls: Sequence[int],
     seed: int = 0,
     around: Around = NOWHERE,
+    levels: Callable[[PhaseSetup], Sequence[Sequence[float]]] | None = None,
 ) -> Plan:
     """Plan a job.
 
@@ -204,6 +205,7 @@ def make_plan(
         calls: of the model in each of the N steps, from `step_calls`; those to expect, for a sampler that chooses its own levels.
         seed: of everything that the engine itself draws.
         around: the axes along which the picture is seamless.
+        levels: of a phase's calls, see `PhaseSetup.views`.
 
     Raises:
         ValueError: for phases, or a window, that do not fit.
@@ -211,7 +213,8 @@ def make_plan(
     window_size(options, model)
     phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases)
     setups = tuple(PhaseSetup(phase, options, model, seed, around) for phase in phases)
-    return Plan(setups, sigmas, tuple(calls), tuple(tuple(setup.views(sigmas, calls)) for setup in setups))
+    views = (tuple(setup.views(sigmas, calls, levels(setup) if levels else None)) for setup in setups)
+    return Plan(setups, sigmas, tuple(calls), tuple(views))
 
 
 def demofusion_views(start: tuple[int, int], target: tuple[int, int], model: ModelFacts) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from apt_ext.core.call_levels import call_levels
 from apt_ext.core.clock import FREE_SAMPLERS, check_steps, sampler_calls, step_calls
 from apt_ext.core.colour import fix_colour
 from apt_ext.core.conditioning import ViewBatch
@@ -98,7 +99,8 @@ def plan_for(facts: ModelFacts, sigmas: Tensor, size: tuple[int, int], job: Base
     target = (math.ceil(size[0] * job.scale - 1e-6), math.ceil(size[1] * job.scale - 1e-6))
     levels = shortcut_sigmas(make_sigmas(own.spacing, own.steps, sigmas), own.strength)
     calls = step_calls(levels.tolist(), sampler_calls(own.sampler, has_residual(job.options)))
-    plan = make_plan(start or size, target, job.options, facts, levels, calls, job.seed)
+    at = None if own.sampler in FREE_SAMPLERS else lambda setup: call_levels(own.sampler, setup.levels(levels).tolist())
+    plan = make_plan(start or size, target, job.options, facts, levels, calls, job.seed, levels=at)
     check_steps(own.sampler, plan.steps)
     return plan
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from apt_ext.core.call_levels import Knobs, call_levels
 from apt_ext.core.clock import CALLS_PER_STEP, LEAST_STEPS, StepClock, check_steps, sampler_calls, step_calls
 from apt_ext.core.residual import PhaseDenoiser, StepMixer
 from apt_ext.core.weights import PathWeights
@@ -45,6 +46,25 @@ def test_the_clock_knows_the_pattern(name: str, sigmas: Tensor) -> None:
     assert [step for first, step in told if first] == list(range(len(sigmas) - 1))
     with pytest.raises(RuntimeError, match=f"called the model {len(told) + 1} times"):
         clock.tick(float(sigmas[-2]))
+
+
+@pytest.mark.parametrize("sigmas", LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize("knobs", [Knobs(), Knobs(eta=0.0), Knobs(eta=0.4), Knobs(churn=1.5), Knobs(churn=90.0, lowest=0.2, highest=3.0)])
+@pytest.mark.parametrize("name", CALLS_PER_STEP)
+def test_the_levels_of_all_calls_are_known_beforehand(name: str, knobs: Knobs, sigmas: Tensor) -> None:
+    taken = inspect.signature(sampler_of(name)).parameters
+    told = {"eta": knobs.eta, "s_churn": knobs.churn, "s_tmin": knobs.lowest, "s_tmax": knobs.highest}
+    seen: list[float] = []
+
+    def model(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+        seen.append(float(sigma.max()))
+        return toy(x, sigma)
+
+    if len(sigmas) > LEAST_STEPS.get(name, 1):
+        run(sampler_of(name), model, Z_UP + sigmas[0] * NOISE, sigmas, SigmaNoise(SHAPE), **{key: told[key] for key in told if key in taken})
+        planned = call_levels(name, sigmas.tolist(), knobs)
+        assert [level for step in planned for level in step] == pytest.approx(seen, rel=1e-9)
+        assert [len(step) for step in planned] == step_calls(sigmas.tolist(), sampler_calls(name))
 
 
 @pytest.mark.parametrize("sigmas", LISTS.values(), ids=LISTS)

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from apt_ext.core.clock import sampler_calls, step_calls
+from apt_ext.core.call_levels import call_levels
+from apt_ext.core.clock import CALLS_PER_STEP, sampler_calls, step_calls
 from apt_ext.core.noise_levels import shortcut_sigmas
 from apt_ext.core.plan import make_plan
 from apt_ext.core.statistics import mean_std, statistics_shift
 from apt_ext.core.upscale import enlarge, sample_with, start_phase, upscale
 from apt_ext.core.views import ViewCalls
 from apt_ext.demo.samplers import make_sampler, make_sigmas
-from apt_ext.options import Options, Preset, Schedule, published, reanchors
+from apt_ext.options import METHODS, Options, Preset, Schedule, published, reanchors
 from tests.core.small_model import FACTS, SIGMAS, noise_for
 
 WEIGHT = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 0.15
@@ -35,7 +36,8 @@ def denoiser(x, sigma, **extra):
 def plan_of(job, target=(20, 24), seed=3):
     own = job.schedule
     sigmas = shortcut_sigmas(make_sigmas(own.spacing, own.steps, SIGMAS), own.strength)
-    return make_plan((8, 10), target, job.options, FACTS, sigmas, step_calls(sigmas.tolist(), sampler_calls(own.sampler)), seed)
+    calls = step_calls(sigmas.tolist(), sampler_calls(own.sampler))
+    return make_plan((8, 10), target, job.options, FACTS, sigmas, calls, seed, levels=lambda setup: call_levels(own.sampler, setup.levels(sigmas).tolist()))
 
 
 def run(z, job, seeds, *, steps_seed=3, target=(20, 24), on_views=lambda count: None, on_step=lambda info: None, **hooks):
@@ -105,22 +107,15 @@ def test_seed_of_the_engine_moves_the_windows(latent):
     assert torch.equal(run(latent, still, [1, 2], steps_seed=3), run(latent, still, [1, 2], steps_seed=4))
 
 
-@pytest.mark.parametrize(("sampler", "tolerance"), [("euler", 0.02), ("dpmpp_2m", 0.02), ("euler", 0.0)])
-@pytest.mark.parametrize("strength", [0.6, 1.0])
-def test_the_plan_counts_what_the_run_evaluates(latent, sampler, tolerance, strength):
-    plan, ran = counted(latent, far(strength, steps=9, sampler=sampler, tolerance=tolerance, border="over", overlap=0.25))
-    assert [sum(total) for total in plan.totals] == ran
-    assert plan.evaluations == sum(ran) > 0
-
-
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde"])
-def test_the_plan_of_samplers_with_two_calls_is_off_by_one_call_at_most(latent, sampler):
-    """Their second call's noise level is not known beforehand; it matters only where a path falls under the tolerance."""
-    plan, ran = counted(latent, far(steps=9, sampler=sampler))
-    for total, views, phase, count in zip(plan.totals, plan.views, plan.phases, ran, strict=True):
-        one_call = max(max(step) // calls for step, calls in zip(views, plan.calls, strict=True))
-        assert abs(sum(total) - count) <= one_call
-        assert count > 1.5 * (plan.steps - 1) * phase.dilation.rows * phase.dilation.columns
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sampler", CALLS_PER_STEP)
+def test_the_plan_counts_what_the_run_evaluates(latent, sampler, method):
+    """Also where the two calls of a step lie on either side of the level at which a path falls under the tolerance."""
+    for strength, gamma, tolerance in [(0.6, 0.0, 0.1), (1.0, 0.75, 0.1), (1.0, -0.5, 0.0)]:
+        options = {"method": method, "gamma": gamma, "tolerance": tolerance, "border": "over", "overlap": 0.25, "word_threshold": 0.0}
+        plan, ran = counted(latent, far(strength, steps=9, sampler=sampler, **options))
+        assert [sum(total) for total in plan.totals] == ran
+        assert plan.evaluations == sum(ran) > 0
 
 
 def test_hooks_see_phases_steps_and_views_and_may_stop(latent):

@@ -125,9 +125,9 @@ FIELDS = {
     "modules/processing.py": {
         "DecodedSamples": "already_decoded",
         "Processed": "images infotexts",
-        "StableDiffusionProcessing": "batch_size cfg_scale comments denoising_strength extra_generation_params firstpass_image firstpass_steps height is_api"
-        " is_hr_pass iteration n_iter negative_prompts outpath_samples paste_to prompts refiner_checkpoint_info rng s_churn"
-        " sampler sampler_name sampler_noise_scheduler_override scheduler script_args"
+        "StableDiffusionProcessing": "batch_size cfg_scale comments denoising_strength eta extra_generation_params firstpass_image firstpass_steps height"
+        " is_api is_hr_pass iteration n_iter negative_prompts outpath_samples paste_to prompts refiner_checkpoint_info rng s_churn"
+        " s_tmax s_tmin sampler sampler_name sampler_noise_scheduler_override scheduler script_args"
         " scripts seed_resize_from_h seed_resize_from_w seeds steps subseed_strength subseeds tiling width",
         "StableDiffusionProcessingImg2Img": "image_mask init_images init_latent initial_noise_multiplier inpaint_full_res inpainting_fill mask"
         " nmask resize_mode",
@@ -151,7 +151,7 @@ FIELDS = {
 
 # Keys of modules/shared_options.py.
 OPTIONS = (
-    "emphasis img2img_background_color s_churn samples_format sd_vae_decode_method sd_vae_encode_method sdxl_crop_left"
+    "emphasis eta_ancestral img2img_background_color s_churn s_tmax s_tmin samples_format sd_vae_decode_method sd_vae_encode_method sdxl_crop_left"
     " sdxl_crop_top tiling upscaler_for_img2img use_old_emphasis_implementation use_old_scheduling"
 )
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from apt_ext.options import PRESETS, Schedule
+from apt_ext.core.clock import CALLS_PER_STEP
+from apt_ext.options import METHODS, PRESETS, Schedule
 from tests.host.double.jobs import ON, far, left_on_p
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -212,6 +213,37 @@ def test_the_plan_counts_what_the_job_does(host, job_of_kind, img2img, sampler):
     scaled = {"width": 192, "height": 192} if img2img else {"hr_scale": 3.0}
     host.run(job_of_kind("picture" if img2img else "text", settings, sampler_name=sampler, steps=8, **scaled))
     assert sum(views) == made["evaluations"]
+
+
+MOVED = {"eta": 0.3, "s_churn": 3.0, "s_tmin": 0.3, "s_tmax": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "sampler", "given"),
+    [
+        *((method, sampler, {}) for method in METHODS for sampler in ("heun", "plms")),
+        *(("demofusion", sampler, MOVED) for sampler in [*CALLS_PER_STEP, "ddim"]),
+    ],
+)
+def test_the_plan_counts_what_every_sampler_does(host, job_of_kind, method, sampler, given):
+    """Where the dilated path ends between the calls of one step, too. `given`: by the API to the job, by the settings page to the plan."""
+    settings = {"method": method, "phases": "2,3", "tolerance": 0.2, "word_threshold": 0.0}
+    asked = {"img2img": True, "target": [192, 192], "given": [64, 64], "resize_mode": 0, "steps": 7, "denoising": 1.0, "sampler": sampler}
+    views = []
+    host.model.on_call = lambda: views.append(host.model.calls[-1][0] // 2)
+    host.run(job_of_kind("picture", settings, sampler_name=sampler, steps=7, denoising_strength=1.0, width=192, height=192, **given))
+    for name, value in given.items():
+        setattr(host.shared.opts, "eta_ancestral" if name == "eta" else name, value)
+    made = host.panel.plan(asked | {"scheduler": "Automatic", "settings": settings})
+    assert sum(views) == made["evaluations"] == sum(phase["evaluations"] for phase in made["phases"])
+    assert [phase["dilated"] for phase in made["phases"]] == ([0, 0] if method == "multidiffusion" else [4, 9])
+
+
+def test_an_eta_that_no_plan_can_follow_is_refused(host, job_of_kind):
+    with pytest.raises(host.adapter("errors").APTError, match="eta 2 cannot be followed with sampler 'dpm_2_ancestral'; use one from 0 to 1"):
+        host.run(job_of_kind("picture", {}, sampler_name="dpm_2_ancestral", eta=2.0))
+    assert not host.model.calls
+    host.run(job_of_kind("picture", {"method": "multidiffusion"}, sampler_name="euler_ancestral", eta=2.0))
 
 
 @pytest.mark.parametrize("target", [(128, 96), (72, 120), (96, 64)])

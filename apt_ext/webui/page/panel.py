@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +42,7 @@ def describe(layout: Layout, model: Any) -> dict[str, Any]:
         {
             "size": [setup.phase.size.columns * FACTOR, setup.phase.size.rows * FACTOR],
             "windows": setup.window_count(0),
-            "dilated": max((view.dilated for view in views), default=0),
+            "dilated": setup.grid.views if setup.grid and any(view.dilated for view in views) else 0,
             "steps": plan.steps,
             "evaluations": sum(map(sum, views)),
         }
@@ -85,6 +86,10 @@ def plan(raw: Any) -> dict[str, Any]:
     p = SimpleNamespace(
         denoising_strength=asked.denoising,
         steps=asked.steps,
+        eta=None,
+        s_churn=0.0,
+        s_tmin=0.0,
+        s_tmax=math.inf,
         is_hr_pass=not asked.img2img,
         scheduler=asked.scheduler,
         hr_scheduler=asked.scheduler,

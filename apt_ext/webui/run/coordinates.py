@@ -43,6 +43,10 @@ class Coordinates(Protocol):
         """The sampler's (B,) noise levels or timesteps, all alike -> sigma."""
         ...
 
+    def inner(self, levels: list[float], calls: Callable[[list[float]], list[list[float]]]) -> list[list[float]]:
+        """What a sampler makes of a list in its own coordinates, `call_levels`, -> the sigmas of its calls, from those of the list."""
+        ...
+
     def noised(self, z: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """A latent and its noise, scaled so that the sampler's state at sigma is their sum with sigma on the noise."""
         ...
@@ -72,6 +76,10 @@ class SigmaCoordinates:
     def level(self, t: Tensor) -> float:
         """See `Coordinates`."""
         return float(t.max())
+
+    def inner(self, levels: list[float], calls: Callable[[list[float]], list[list[float]]]) -> list[list[float]]:
+        """See `Coordinates`."""
+        return calls(levels)
 
     def noised(self, z: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """See `Coordinates`."""
@@ -122,6 +130,10 @@ class TimestepCoordinates:
         logs = [-0.5 * math.log1p(float(self.sigmas[k]) ** 2) for k in (below, above)]
         log_alpha = logs[0] + (at - below) * (logs[1] - logs[0])
         return math.sqrt(math.expm1(-2 * log_alpha))
+
+    def inner(self, levels: list[float], calls: Callable[[list[float]], list[list[float]]]) -> list[list[float]]:
+        """See `Coordinates`. None of these samplers calls its model between two entries of its list."""
+        return calls(levels)
 
     def nearest(self, sigma: float) -> int:
         """The timestep whose noise level is nearest in log sigma."""
@@ -179,6 +191,10 @@ class FlowCoordinates:
         """See `Coordinates`."""
         time = min(float(t.max()), LATEST)
         return time / (1 - time)
+
+    def inner(self, levels: list[float], calls: Callable[[list[float]], list[list[float]]]) -> list[list[float]]:
+        """See `Coordinates`."""
+        return [[time / (1 - time) for time in step] for step in calls([level / (1 + level) for level in levels])]
 
     def noised(self, z: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """See `Coordinates`."""

@@ -9,14 +9,14 @@ from modules import sd_samplers, sd_samplers_common, shared
 from torch import Tensor
 
 from apt_ext.core.borders import NOWHERE
-from apt_ext.core.plan import Plan, make_plan
+from apt_ext.core.plan import PhaseSetup, Plan, make_plan
 from apt_ext.core.types import Around, ModelFacts, Size
 from apt_ext.options import Options, beside_mask, has_residual
 from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import FAMILIES, facts_of
 from apt_ext.webui.run.coordinates import Coordinates, SigmaCoordinates
-from apt_ext.webui.run.samplers import check_flow_sampler, check_sampler, coordinates_of, model_calls
+from apt_ext.webui.run.samplers import check_flow_sampler, check_sampler, chooses_levels, coordinates_of, knobs_of, levels_of, model_calls
 
 __all__ = ["Layout", "lay_out", "sampler_named"]
 
@@ -75,8 +75,12 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     model = shared.sd_model
     family = family_of(model)
     flow = FAMILIES[family].flow
+    # As the host's sampler settles them when it begins: for churn the settings page before the job, for eta the other way round.
+    opts = shared.opts
+    churn = (float(opts.s_churn or p.s_churn), float(opts.s_tmin or p.s_tmin), float(opts.s_tmax or p.s_tmax))
     if flow:
-        check_flow_sampler(sampler.config.name, sampler.funcname, float(shared.opts.s_churn or p.s_churn), host().flow_samplers(model))
+        check_flow_sampler(sampler.config.name, sampler.funcname, churn[0], host().flow_samplers(model))
+    knobs = knobs_of(sampler.config.name, sampler.funcname, float(opts.eta_ancestral if p.eta is None else p.eta), churn, flow)
     coordinates = coordinates_of(sampler.funcname, host().alphas_cumprod(model), host().whole_timesteps, flow)
     called = coordinates if flow or host().sampler_coordinates else SigmaCoordinates()
     table = host().noise_levels(sampler)
@@ -93,4 +97,10 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     calls = model_calls(sampler.config.name, sampler.funcname, sigmas.tolist())
     if getattr(p, "mask", None) is not None:
         options = beside_mask(options)
-    return Layout(make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED, around), start, facts, coordinates, called, own, total, last)
+
+    def at(setup: PhaseSetup) -> list[list[float]]:
+        phase = coordinates.levels(coordinates.rescaled(own, setup.phase.scale, options.gamma, facts.sigma_max), total, last)
+        return levels_of(sampler.funcname, knobs, coordinates, phase.tolist())
+
+    plan = make_plan(start, target, options, facts, sigmas, calls, JITTER_SEED, around, None if chooses_levels(sampler.funcname) else at)
+    return Layout(plan, start, facts, coordinates, called, own, total, last)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from apt_ext.core.call_levels import Knobs, call_levels
 from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock, StepClock, check_steps, step_calls
 from apt_ext.webui.run.coordinates import Coordinates, FlowCoordinates, SigmaCoordinates, TimestepCoordinates
 
@@ -16,6 +17,8 @@ __all__ = [
     "chooses_levels",
     "clock_of",
     "coordinates_of",
+    "knobs_of",
+    "levels_of",
     "model_calls",
     "sampler_key",
 ]
@@ -34,6 +37,7 @@ FLOW_SAMPLERS = ("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "heunpp2", "ipndm"
 """Those that are right for rectified flow wherever they are given its times: they add no noise, and follow dx / dt = (x - z) / t, which is the flow's own
 equation as it is k-diffusion's. Noise is another matter: added as to z + sigma n, it finds the picture weaker than it takes it for."""
 CHURNED = ("euler", "heun", "dpm_2")  # those that the hosts hand their sigma churn on to
+DOWN = ("dpm_2_ancestral", "dpmpp_2s_ancestral")  # with an eta above 1 they leave out the second call of some steps
 UNIPC_ORDER = 3  # the host's default; it takes no fewer steps
 REMEDY = "use Euler a, DPM++ 2M, DDIM or another one"
 FLOW_REMEDY = "use Euler, Heun or DPM++ 2M"
@@ -77,6 +81,26 @@ def check_flow_sampler(label: str, function: Any, churn: float, own: Collection[
         raise ValueError(f"sampler {label!r} adds noise in proportions that are wrong for this checkpoint, of rectified flow; {FLOW_REMEDY}")
     if churn and key in CHURNED:
         raise ValueError(f"sigma churn {churn:g} adds noise in proportions that are wrong for this checkpoint, of rectified flow; set it to 0")
+
+
+def knobs_of(label: str, function: Any, eta: float, churn: tuple[float, float, float], flow: bool) -> Knobs:
+    """What the host hands a sampler that moves noise levels. `churn`: sigma churn, tmin and tmax.
+
+    Raises:
+        ValueError: for an eta that makes the sampler's steps unlike one another.
+    """
+    key = sampler_key(function)
+    if key in DOWN and not 0 <= eta <= 1:
+        raise ValueError(f"eta {eta:g} cannot be followed with sampler {label!r}; use one from 0 to 1")
+    return Knobs(eta, flow, *churn) if key in CHURNED else Knobs(eta, flow)
+
+
+def levels_of(function: Any, knobs: Knobs, coordinates: Coordinates, sigmas: Sequence[float]) -> list[list[float]]:
+    """The noise levels of the model calls of every step of a phase over these; of a sampler that `chooses_levels`, none are known."""
+    key = sampler_key(function)
+    if key == "plms":  # it looks at the second step's level once, to begin with
+        return [[sigma, sigmas[1]] if step == 0 else [sigma] for step, sigma in enumerate(sigmas[:-1])]
+    return coordinates.inner(list(sigmas), lambda levels: call_levels(key, levels, knobs))
 
 
 def chooses_levels(function: Any) -> bool:

@@ -35,6 +35,9 @@ class Options:
     apt_window_sd1 = 64
     tiling = False
     s_churn = 0.0
+    s_tmin = 0.0
+    s_tmax = 0.0  # as in the host: no end
+    eta_ancestral = 1.0
     emphasis = "Original"
     refiner_switch_by_sample_steps = False
     hires_fix_refiner_pass = "second pass"

@@ -60,7 +60,10 @@ class StableDiffusionProcessing:
     width: int = 64
     height: int = 64
     tiling: bool = False
+    eta: float = None
     s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = float("inf")
     do_not_save_samples: bool = True
     denoising_strength: float = 0.6
     is_api: bool = False

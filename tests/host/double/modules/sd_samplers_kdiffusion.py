@@ -35,21 +35,24 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         table = self.model_wrap.sigmas
         return k_sampling().get_sigmas_karras(steps, float(table[0]), float(table[-1]))
 
-    def levels(self, sigmas):
-        """What the function is told of them."""
+    def levels(self, p, sigmas):
+        """What the function is told of them, and what moves them."""
         offered = {"sigmas": sigmas, "sigma_min": sigmas[-2], "sigma_max": sigmas[0], "n": len(sigmas) - 1}
+        opts = shared.opts
+        offered |= {"s_churn": opts.s_churn or p.s_churn, "s_tmin": opts.s_tmin or p.s_tmin, "s_tmax": opts.s_tmax or p.s_tmax}
+        offered["eta"] = opts.eta_ancestral if p.eta is None else p.eta
         return {name: value for name, value in offered.items() if name in inspect.signature(self.func).parameters}
 
     def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
         steps, last = sd_samplers_common.setup_img2img_steps(p, steps)
         whole = self.get_sigmas(p, steps)
         sigmas = whole[steps - last - 1 :]
-        more = self.levels(sigmas) | self.noise_sources(p, x, whole)
+        more = self.levels(p, sigmas) | self.noise_sources(p, x, whole)
         return self.run(p, noised(x, noise, sigmas[0]), last + 1, conditioning, unconditional_conditioning, image_conditioning, x, **more)
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
         sigmas = self.get_sigmas(p, p.steps)
-        more = self.levels(sigmas) | self.noise_sources(p, x, sigmas)
+        more = self.levels(p, sigmas) | self.noise_sources(p, x, sigmas)
         flow = hasattr(shared.sd_model, "add_noise_to_latent")
         start = noised(torch.zeros_like(x), x, sigmas[0]) if flow else x * torch.sqrt(1 + sigmas[0] ** 2)
         return self.run(p, start, p.steps, conditioning, unconditional_conditioning, image_conditioning, x, **more)
