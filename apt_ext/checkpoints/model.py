@@ -138,7 +138,8 @@ class Checkpoint:
             ValueError: for words that cannot be encoded, or a picture of a shape that the network has no places for.
         """
         prompt, negative = self.words(job.prompt, job.negative)
-        _check_places([self.network, *(control.network for control in self.controls)], self.family, self.first_size if source is None else size_of(source.base))
+        networks = [self.network, *(control.network for control in self.controls)]
+        _check_places(networks, self.family, self.first_size if source is None else size_of(source.base), self.factor)
         denoiser = self._denoiser if self.family.name != "flux" else flow_denoiser(self._velocity(job.guidance))[0]
         ready = guided(denoiser, job.guidance if negative is not None else 1.0, job.guided_above)
         whole = (self.first_size.rows * self.factor, self.first_size.columns * self.factor)
@@ -225,10 +226,11 @@ def _shift(config: Any, places: int) -> float:
     return math.exp(low + (high - low) * (places - first) / (last - first))
 
 
-def _check_places(networks: Sequence[Any], family: Family, base: Size) -> None:
+def _check_places(networks: Sequence[Any], family: Family, base: Size, factor: int) -> None:
     """SD3, and each of its ControlNets, knows as many places as it was made with."""
     places = [int(network.config.pos_embed_max_size) * int(network.config.patch_size) for network in networks] if family.name == "sd3" else [math.inf]
     if max(base) > min(places):
         raise ValueError(
-            f"a picture of this shape has {max(base)} latent pixels along a side at its base and the checkpoint places for {min(places):g}; crop the picture"
+            f"the checkpoint would compose a picture of this shape with {max(base) * factor} pixels along a side, and knows places for "
+            f"{min(places) * factor:g}; crop the picture"
         )

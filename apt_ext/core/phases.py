@@ -54,7 +54,9 @@ def _linear(size: tuple[int, int], base: tuple[int, int]) -> float:
     return math.sqrt(size[0] * size[1] / (base[0] * base[1]))
 
 
-def plan_phases(base: tuple[int, int], start: tuple[int, int], target: tuple[int, int], policy: str | Sequence[float] = "progressive") -> list[Phase]:
+def plan_phases(
+    base: tuple[int, int], start: tuple[int, int], target: tuple[int, int], policy: str | Sequence[float] = "progressive", factor: int = 8
+) -> list[Phase]:
     """Lay out the phases from a starting size to a target.
 
     Args:
@@ -64,6 +66,7 @@ def plan_phases(base: tuple[int, int], start: tuple[int, int], target: tuple[int
         policy: "progressive" goes by the start x 2, x 3, ... (DemoFusion, which starts from the base), the last one taking up what is
             left; "double" by equal factors of at most 2; "direct" in one phase; a sequence gives the ratios to the base, the target
             being added where it is missing.
+        factor: pixels per latent pixel; a refusal speaks of pixels.
 
     Returns:
         At least one phase, of strictly growing size; one at the starting size itself where the target is no larger.
@@ -81,7 +84,10 @@ def plan_phases(base: tuple[int, int], start: tuple[int, int], target: tuple[int
         [1.5, 4.0]
     """
     if target[0] < start[0] or target[1] < start[1]:
-        raise ValueError(f"target {target[0]} x {target[1]} is smaller than the picture's {start[0]} x {start[1]} latent pixels; choose a larger one")
+        (width, height), (given_width, given_height) = ((side[1] * factor, side[0] * factor) for side in (target, start))
+        raise ValueError(
+            f"the target, {width} x {height} pixels, is smaller than the picture that is enlarged, {given_width} x {given_height}; choose a larger one"
+        )
     first, last = _linear(start, base), _linear(target, base)
     if policy == "direct" or start == target:
         ratios: list[float] = []

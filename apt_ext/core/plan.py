@@ -211,7 +211,7 @@ def make_plan(
         ValueError: for phases, or a window, that do not fit.
     """
     window_size(options, model)
-    phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases)
+    phases = plan_phases(base_size(start, model.window), start, target, options.phase_ratios() or options.phases, model.factor)
     setups = tuple(PhaseSetup(phase, options, model, seed, around) for phase in phases)
     views = (tuple(setup.views(sigmas, calls, levels(setup) if levels else None)) for setup in setups)
     return Plan(setups, sigmas, tuple(calls), tuple(views))

@@ -99,7 +99,7 @@ def test_a_picture_without_places_in_the_network_is_refused_before_it_is_begun(o
     from apt_ext.demo.wanted import Source
 
     z = torch.zeros(1, 16, 8, 32)
-    with pytest.raises(ValueError, match=r"32 latent pixels along a side .* places for 24"):
+    with pytest.raises(ValueError, match=r"256 pixels along a side, and knows places for 192; crop"):
         opened("sd3").conditioned(PromptJob(), Source(z, z, (256, 64), torch.zeros(1, 3, 64, 256)))
 
 

@@ -78,7 +78,7 @@ def test_double_never_more_than_doubles_any_side(rows, columns, up, across):
 
 
 def test_refusals_quote_the_values():
-    with pytest.raises(ValueError, match="30 x 64 is smaller than the picture's 64 x 64"):
+    with pytest.raises(ValueError, match="the target, 512 x 240 pixels, is smaller than the picture that is enlarged, 512 x 512; choose a larger one"):
         plan_phases((64, 64), (64, 64), (30, 64))
     with pytest.raises(ValueError, match="phase ratio 7 does not lie between"):
         plan_phases((64, 64), (64, 64), (256, 256), (2, 7))
