@@ -239,6 +239,13 @@ def test_the_plan_counts_what_every_sampler_does(host, job_of_kind, method, samp
     assert [phase["dilated"] for phase in made["phases"]] == ([0, 0] if method == "multidiffusion" else [4, 9])
 
 
+@pytest.mark.parametrize("gamma", [0.75, -0.5])
+def test_a_schedule_may_begin_above_the_checkpoint_s_own_levels(host, job_of_kind, gamma):
+    host.shared.opts.sigma_max = 20.0
+    p = job_of_kind("picture", {"gamma": gamma}, sampler_name="heun", steps=6, denoising_strength=1.0)
+    assert host.run(p)[0].size == (128, 128)
+
+
 def test_an_eta_that_no_plan_can_follow_is_refused(host, job_of_kind):
     with pytest.raises(host.adapter("errors").APTError, match="eta 2 cannot be followed with sampler 'dpm_2_ancestral'; use one from 0 to 1"):
         host.run(job_of_kind("picture", {}, sampler_name="dpm_2_ancestral", eta=2.0))

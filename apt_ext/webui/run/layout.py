@@ -94,6 +94,8 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
         raise ValueError(f"denoising strength {p.denoising_strength} spreads the steps over a schedule of {total}; use a higher one")
     own = getattr(sampler, coordinates.getter)(p, total)
     sigmas = coordinates.levels(own, total, last)
+    if coordinates.getter == SigmaCoordinates.getter and not flow:  # the settings page may let schedules begin above the checkpoint's own levels
+        facts = facts._replace(sigma_max=max(facts.sigma_max, float(own.max())))
     calls = model_calls(sampler.config.name, sampler.funcname, sigmas.tolist())
     if getattr(p, "mask", None) is not None:
         options = beside_mask(options)

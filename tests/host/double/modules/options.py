@@ -37,6 +37,7 @@ class Options:
     s_churn = 0.0
     s_tmin = 0.0
     s_tmax = 0.0  # as in the host: no end
+    sigma_max = 0.0  # as in the host: the checkpoint's own
     eta_ancestral = 1.0
     emphasis = "Original"
     refiner_switch_by_sample_steps = False

@@ -33,7 +33,7 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
     def get_sigmas(self, p, steps):
         p.extra_generation_params["Hires schedule type" if p.is_hr_pass else "Schedule type"] = "Karras"
         table = self.model_wrap.sigmas
-        return k_sampling().get_sigmas_karras(steps, float(table[0]), float(table[-1]))
+        return k_sampling().get_sigmas_karras(steps, float(table[0]), shared.opts.sigma_max or float(table[-1]))
 
     def levels(self, p, sigmas):
         """What the function is told of them, and what moves them."""
