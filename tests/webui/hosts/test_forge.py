@@ -254,7 +254,7 @@ class Newer(Unit):
 
     told_options = True
 
-    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):  # type: ignore[override]
         self.transformer_options = transformer_options
         if self.previous_controlnet is not None:
             self.previous_controlnet.transformer_options = transformer_options
