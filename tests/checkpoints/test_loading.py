@@ -1,6 +1,7 @@
 """Folders and single files go through diffusers' own loading; what cannot be used is one sentence and status 2."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,22 @@ def test_bad_input_is_one_sentence_with_status_2_and_leaves_nothing(checkpoints,
     assert err.startswith("apt_ext: ")
     assert len(err.strip().splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_hub_name_that_was_fetched_before_needs_no_network(checkpoints, photo, tmp_path):
+    """The hub's own cache on disk, as its package lays it out."""
+    there, commit = tmp_path / "hub" / "models--somebody--tiny", "0123456789" * 4
+    shutil.copytree(checkpoints("sd1"), there / "snapshots" / commit)
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text(commit)
+    job = ["upscale", str(photo), "--scale", "2", "--steps", "4", "--prompt", "a cat", "--quiet"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "apt_ext", *job, "--model", "somebody/tiny", "-o", str(tmp_path / "named.png")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert main([*job, "--model", str(checkpoints("sd1")), "-o", str(tmp_path / "folder.png")]) == 0
+    assert Image.open(tmp_path / "named.png").tobytes() == Image.open(tmp_path / "folder.png").tobytes()
+    assert "Model: tiny," in Image.open(tmp_path / "named.png").info["parameters"]
 
 
 def test_parts_whose_numbers_are_of_several_types_are_refused(opened, checkpoints):

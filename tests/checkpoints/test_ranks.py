@@ -10,10 +10,30 @@ from pathlib import Path
 import pytest
 import torch
 
+from apt_ext.checkpoints import latents
 from apt_ext.demo.cli import main
 from tests.checkpoints.control_nets import saved_control
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_tiles_of_a_picture_are_dealt_out(opened, some, monkeypatch):
+    """Both ways, through the one deal that the windows go through as well; the picture is that of the tiles made here."""
+    monkeypatch.setattr(latents, "TILE", 16)
+    monkeypatch.setattr(latents, "HALO", 4)
+    model, picture = opened("sdxl"), some(1, 3, 8 * 40, 8 * 24).clamp(-1, 1)
+    z = model.encode(picture)
+    alone, dealt = (z, model.decode(z)), []
+
+    def deal(function, items):
+        dealt.append(len(items))
+        return map(function, items)
+
+    monkeypatch.setattr(model.ranks, "map", deal)
+    assert torch.equal(model.encode(picture), alone[0])
+    assert torch.equal(model.decode(z), alone[1])
+    assert len(dealt) == 2
+    assert min(dealt) > 4
 
 
 @pytest.mark.parametrize(("kind", "method"), [("sdxl", "accdiffusion"), ("sd3", "demofusion")])
