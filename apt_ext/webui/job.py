@@ -27,7 +27,7 @@ from apt_ext.webui.page.request import Request
 from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
 from apt_ext.webui.run.progress import hires_jobs
 from apt_ext.webui.sampling import sample_hr_pass
-from apt_ext.webui.state import NAME, Job, job_of
+from apt_ext.webui.state import Job, job_of, keep_job, without_job
 
 __all__ = ["attach", "detach"]
 
@@ -37,14 +37,15 @@ COLOURS_KEPT = "APT: the colour fix takes brightness and colours from the given 
 
 
 def attach(p: Any, request: Request | Exception) -> None:
-    """Put a job onto a processing object, at the beginning of `process_images`; an error instead of a request lets the job fail.
+    """Put a job onto a processing object, before its `init`; an error instead of a request lets the job fail.
 
-    Attaching again, as scripts do that run one object several times, replaces the job before.
+    Attaching again, as scripts do that run one object several times, replaces the job before. It adds methods to the object, which cannot be sent
+    anywhere, so it comes after `before_process`, where extensions hand the object to other machines.
     """
     detach(p)
     is_txt2img = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
     if isinstance(request, Request):
-        p.__dict__[NAME] = Job(request)
+        keep_job(p, Job(request))
         if is_txt2img and p.enable_hr:
             _wrap(p, "sample_hr_pass", sample_hr_pass)
     _wrap(p, "init", partial(_init, request=request))
@@ -52,7 +53,7 @@ def attach(p: Any, request: Request | Exception) -> None:
 
 def detach(p: Any) -> None:
     """Take everything off a processing object again."""
-    job = p.__dict__.pop(NAME, None)
+    job = without_job(p)
     if job is not None and job.named:
         p.hr_upscaler = None
     for name in ("init", "sample_hr_pass"):

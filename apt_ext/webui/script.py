@@ -20,17 +20,18 @@ from apt_ext.webui.page.accordion import build, component, paste_functions, wire
 from apt_ext.webui.page.axes import overrides_of
 from apt_ext.webui.page.controls import CONTROLS, SCALE
 from apt_ext.webui.page.own import own_values
-from apt_ext.webui.page.request import Request, flag, parse, preset_host_values, replaced
+from apt_ext.webui.page.request import Request, flag, named, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.sampling import decode_samples, install
-from apt_ext.webui.state import job_of
+from apt_ext.webui.state import Beside, job_of
 from apt_ext.webui.words.passes import draw_words, show_drawn
 
 __all__ = ["APTScript", "APTUpscaleScript"]
 
 HOST_UPSCALER = "txt2img_hr_upscaler"
 HOST_STRENGTH = ("txt2img_denoising_strength", "img2img_denoising_strength")
-ASKED = "apt_request"  # on a processing object: what the dropdown entry asks of the accordion's script
+TITLE = "APT"
+asked_of: Beside[Request | Exception] = Beside()  # a processing object: what is to be attached to it, once others have sent it where they will
 
 
 class _WithStrength(scripts.Script):
@@ -60,7 +61,7 @@ class APTScript(_WithStrength):
 
     def title(self) -> str:
         """The name, also in the API."""
-        return "APT"
+        return TITLE
 
     def show(self, is_img2img: bool) -> Any:
         """In both tabs, always."""
@@ -87,22 +88,27 @@ class APTScript(_WithStrength):
         return [enabled, *made.values()]
 
     def before_process(self, p: Any, enabled: Any = False, *args: Any) -> None:
-        """Attach a job where APT is on; what is wrong with it is raised later, where the host lets it through."""
-        asked = p.__dict__.pop(ASKED, None)
+        """Read what is asked, where APT is on; what is wrong with it is raised later, where the host lets it through."""
+        detach(p)
+        asked_of.pop(p)
         forget_infotext(p)
         overrides = overrides_of(p)
         on = overrides.pop("enabled", None)
         if isinstance(enabled, dict):
             enabled, args = enabled.get("enabled", True), ({k: v for k, v in enabled.items() if k != "enabled"},)
         try:
-            if asked is None and not _is_on(enabled, on):
-                detach(p)
+            if not _is_on(enabled, on):
                 return
-            request = asked or parse(args, default_values())
+            request = parse(args, default_values())
             own = own_values(p.init_images[0]) if request.own_settings and getattr(p, "init_images", None) else {}
-            attach(p, replaced(replaced(request, own), overrides))
+            asked_of.put(p, replaced(replaced(request, own), overrides))
         except Exception as error:  # anything else than a good request has to stop the job, and this callback must not raise
-            attach(p, error)
+            asked_of.put(p, error)
+
+    def process(self, p: Any, *args: Any) -> None:
+        """Attach the job."""
+        if (asked := asked_of.pop(p)) is not None:
+            attach(p, asked)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """The pass begins: its sampler is ready."""
@@ -150,13 +156,21 @@ class APTUpscaleScript(_WithStrength):
             _set_size(p, scale, request)
         except ValueError as error:
             refuse(p, error)
-        p.__dict__[ASKED] = request
+        _ask_accordion(p, request)
         return processing.process_images(p)
 
 
 def _is_on(enabled: Any, override: Any) -> bool:
     """The accordion's own switch, or what the X/Y/Z plot wants of it."""
     return enabled is not None and flag("enabled", enabled) if override is None else flag("[APT] On", override)
+
+
+def _ask_accordion(p: Any, request: Request) -> None:
+    """Put a request among the arguments of the accordion's script, where also those look who pass a job on."""
+    (script,) = (one for one in p.scripts.alwayson_scripts if one.title() == TITLE)
+    args = list(p.script_args)
+    args[script.args_from : script.args_to] = [{"enabled": True} | named(request), *[None] * (script.args_to - script.args_from - 1)]
+    p.script_args = type(p.script_args)(args)
 
 
 def _preset_upscalers() -> dict[str, str]:

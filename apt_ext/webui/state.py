@@ -1,10 +1,11 @@
-"""What the adapter keeps on a processing object while its job runs."""
+"""What the adapter keeps of a processing object while its job runs: beside it, for others copy and send all that stands on it."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -16,9 +17,33 @@ from apt_ext.webui.page.request import Request
 from apt_ext.webui.words.seen import Seen
 from apt_ext.webui.words.windows import Encodings
 
-__all__ = ["NAME", "Job", "job_of", "stay"]
+__all__ = ["Beside", "Job", "job_of", "keep_job", "stay", "without_job"]
 
-NAME = "apt_job"
+T = TypeVar("T")
+
+
+class Beside(Generic[T]):
+    """A value for each of some objects that cannot be hashed, as long as the object lives; a copy of it has none."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[Any], T]] = {}
+
+    def put(self, owner: Any, value: T) -> None:
+        """Keep a value, in place of the one before."""
+        key = id(owner)
+        self._kept[key] = weakref.ref(owner, lambda _: self._kept.pop(key, None)), value
+
+    def get(self, owner: Any) -> T | None:
+        """What is kept of it, or None."""
+        there = self._kept.get(id(owner))
+        return there[1] if there is not None and there[0]() is owner else None
+
+    def pop(self, owner: Any) -> T | None:
+        """The same, and keep it no longer."""
+        value = self.get(owner)
+        if value is not None:
+            del self._kept[id(owner)]
+        return value
 
 
 def stay(model: Any) -> None:
@@ -72,6 +97,19 @@ class Job:
         return self.request.options.method == "accdiffusion" and self.request.options.word_threshold > 0
 
 
+_jobs: Beside[Job] = Beside()
+
+
 def job_of(p: Any) -> Job | None:
     """The job attached to a processing object."""
-    return p.__dict__.get(NAME)
+    return _jobs.get(p)
+
+
+def keep_job(p: Any, job: Job) -> None:
+    """Attach a job to a processing object."""
+    _jobs.put(p, job)
+
+
+def without_job(p: Any) -> Job | None:
+    """Take the job off a processing object again, and say which it was."""
+    return _jobs.pop(p)

@@ -55,6 +55,7 @@ SIGNATURES = {
         "Script.postprocess": "self p processed *args",
         "Script.postprocess_batch": "self p *args **kwargs",
         "Script.postprocess_image": "self p pp *args",
+        "Script.process": "self p *args",
         "Script.process_before_every_sampling": "self p *args **kwargs",
         "Script.run": "self p *args",
         "Script.show": "self is_img2img",

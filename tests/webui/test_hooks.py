@@ -110,8 +110,9 @@ def test_masks_lie_over_the_whole_picture(host, run, hooks, kind):
     assert torch.equal(script.regmasks[1], half)
 
 
-def refused(host, job_of_kind, script, kind="picture", asked=PLAIN, **given):
+def refused(host, job_of_kind, script, kind="picture", asked=PLAIN, others=(), **given):
     p = job_of_kind(kind, asked, **given)
+    p.script_args += others
     p.scripts.alwayson_scripts.append(script)
     with pytest.raises(host.adapter("errors").APTError) as caught:
         host.run(p)
@@ -135,7 +136,7 @@ def test_what_reads_the_self_attention_of_the_whole_picture_is_refused_and_taken
             told.append(args)
             del layer.forward
 
-    sentence = refused(host, job_of_kind, Guidance(host.model), kind, script_args=("of another", True, 0.75, "of another"))
+    sentence = refused(host, job_of_kind, Guidance(host.model), kind, others=(True, 0.75, "of another"))
     assert "Self-Attention Guidance" in sentence
     assert told == [(True, 0.75)]
     assert host.run(job_of_kind(kind, PLAIN))[0].size == (128, 128)

@@ -1,5 +1,7 @@
 """Whole jobs through the double of the host: what comes out, and that nothing of them stays."""
 
+import copy
+import gc
 import re
 
 import numpy as np
@@ -305,10 +307,33 @@ def test_attaching_twice_does_not_wrap_twice(host):
     for _ in range(2):
         host.job.attach(p, host.request.Request())
     assert p.init.apt_original == bound
-    assert left_on_p(p) == {"apt_job", "init", "sample_hr_pass"}
+    assert left_on_p(p) == {"job", "init", "sample_hr_pass"}
     host.job.detach(p)
     assert not left_on_p(p)
     host.job.detach(p)
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_when_others_send_a_job_to_another_machine_nothing_of_ours_stands_on_it(host, job_of_kind, kind):
+    """As stable-diffusion-webui-distributed does in `before_process`: all that stands on the object goes into a JSON request."""
+    p = job_of_kind(kind)
+    before = dict(p.__dict__)
+    p.scripts.before_process(p)
+    assert p.__dict__ == before
+    assert not left_on_p(copy.copy(p))
+
+
+def test_what_is_kept_of_an_object_goes_with_it(host):
+    kept = host.adapter("state").Beside()
+    one, other = host.text_job(), host.text_job()
+    kept.put(one, "job")
+    kept.put(one, "another job")
+    assert (kept.get(one), kept.get(copy.copy(one)), kept.pop(other)) == ("another job", None, None)
+    del one
+    gc.collect()
+    assert not kept._kept
+    kept.put(other, "job")
+    assert (kept.pop(other), kept.pop(other)) == ("job", None)
 
 
 def test_what_a_failed_job_left_on_its_object_does_not_run_when_switched_off(host):

@@ -1,6 +1,7 @@
 """The ways into a job besides the accordion: the dropdown entry, the plot, and the plan that promises what a job will do."""
 
 import importlib
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def upscaled(host, p, *args):
-    p.scripts = host.script()
+    p.scripts = host.script(False)
     host.shared.state = host.shared.State()
     return host.adapter("script").APTUpscaleScript().run(p, *args)
 
@@ -36,6 +37,19 @@ def test_the_dropdown_entry_turns_hires_fix_on(host):
 def test_the_dropdown_entry_takes_its_arguments_as_the_accordion_does(host, args):
     expected = host.run(host.text_job(ON))[0]
     assert far(upscaled(host, host.text_job(enable_hr=False), *args)[0], expected) == 0
+
+
+def test_another_machine_that_is_sent_the_accordion_s_arguments_does_what_the_dropdown_entry_asks(host, monkeypatch):
+    script, sent = host.adapter("script").APTScript, []
+    begin = script.before_process
+    monkeypatch.setattr(script, "before_process", lambda self, p, *args: sent.append(json.dumps(p.script_args)) or begin(self, p, *args))
+    p = host.text_job(enable_hr=False)
+    (made,) = upscaled(host, p, {"scale": 2, "preset": "Fast", "overlap": 0.5, "regions": "0-50% x 0-100%: reeds"})
+    (args,) = sent
+    monkeypatch.undo()
+    there = host.text_job(*json.loads(args), hr_upscaler=p.hr_upscaler)
+    assert far(host.run(there)[0], made) == 0
+    assert there.extra_generation_params == p.extra_generation_params
 
 
 def test_the_dropdown_entry_sets_the_size_of_img2img(host, picture):

@@ -11,7 +11,7 @@ from apt_ext.core.noise_levels import shortcut_start
 from apt_ext.options import PRESETS, Options, infotext_key, preset_named, settings
 from apt_ext.webui.page.controls import CONTROLS, CUSTOM, defaults
 
-__all__ = ["Request", "flag", "infotext", "parse", "preset_host_values", "preset_values", "replaced"]
+__all__ = ["Request", "flag", "infotext", "named", "parse", "preset_host_values", "preset_values", "replaced"]
 
 SWITCHES = ("tiled_vae", "save_phases", "draw_words", "own_settings")
 NOT_IN_PRESETS = ("window_batch", "regions")  # one is the machine's, the other the picture's
@@ -109,6 +109,12 @@ def infotext(request: Request, upscaler: bool = True) -> dict[str, Any]:
     names = [name for name in settings() if infotext_key(name) and (upscaler or name != "upscaler")]
     values = {infotext_key(name): getattr(request.options, name) for name in names}
     return {name: value for name, value in values.items() if value != ""} | {"APT tiled VAE": request.tiled_vae}
+
+
+def named(request: Request) -> dict[str, Any]:
+    """A request as `parse` takes it by names, of which every one is there."""
+    switches = {name: getattr(request, name) for name in SWITCHES}
+    return {"preset": CUSTOM} | {name: getattr(request.options, name) for name in settings()} | switches
 
 
 def replaced(request: Request, fields: Mapping[str, Any]) -> Request:

@@ -30,7 +30,8 @@ def refusal(caught):
 
 
 def left_on_p(p):
-    return {name for name in p.__dict__ if name.startswith("apt") or name in ("init", "sample_hr_pass")}
+    kept = {"job"} if sys.modules["apt_ext.webui.state"].job_of(p) else set()
+    return kept | {name for name in p.__dict__ if name.startswith("apt") or name in ("init", "sample_hr_pass")}
 
 
 def nothing_left(host, samplers):

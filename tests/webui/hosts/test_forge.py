@@ -362,7 +362,7 @@ def test_before_the_first_job_there_is_no_checkpoint(host, forge, monkeypatch):
 def test_the_dropdown_entry_s_hires_pass_goes_by_the_first_pass(host, forge):
     forge()
     p = host.text_job(enable_hr=False, cfg_scale=4.5)
-    p.scripts = host.script()
+    p.scripts = host.script(False)
     p.hr_cfg, p.hr_distilled_cfg, p.distilled_cfg_scale, p.hr_additional_modules = 1.0, 3.5, 2.5, None
     host.shared.state = host.shared.State()
     assert host.adapter("script").APTUpscaleScript().run(p, 2.0)[0].size == (128, 128)
@@ -372,7 +372,7 @@ def test_the_dropdown_entry_s_hires_pass_goes_by_the_first_pass(host, forge):
 def test_the_dropdown_entry_gives_a_job_no_fields_that_the_host_has_not(host, forge):
     forge("ldm_patched")
     p = host.text_job(enable_hr=False)
-    p.scripts = host.script()
+    p.scripts = host.script(False)
     host.shared.state = host.shared.State()
     host.adapter("script").APTUpscaleScript().run(p, 2.0)
     assert not {name for name in vars(p) if name in ("hr_cfg", "hr_distilled_cfg", "hr_additional_modules")}

@@ -54,7 +54,7 @@ def test_hires_keeps_the_first_pass_s_colours(host, upscaler):
 
 def test_the_dropdown_entry_does_too(host, picture):
     p = host.picture_job(init_images=[picture], denoising_strength=0.3)
-    p.scripts = host.script()
+    p.scripts = host.script(False)
     (made,) = host.adapter("script").APTUpscaleScript().run(p, {"scale": 2.0, "colour_fix": 4.0})
     assert np.abs((small(made) - pixels(picture.convert("RGB"))).mean(axis=(0, 1))).max() < 1.5
 

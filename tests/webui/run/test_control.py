@@ -239,7 +239,8 @@ def test_units_have_their_own_hints_back(host, job_of_kind, controlnet, kind):
             module.cond_image for module in params[2].control_model.modules.values()
         ]
 
-    p.scripts.process = lambda p: (script.process(p), before.extend(state()))
+    begin = p.scripts.process
+    p.scripts.process = lambda p: (begin(p), before.extend(state()))
     script.postprocess = lambda p, processed: after.extend(state())
     host.run(p)
     flat = [[item for part in states for item in (part if isinstance(part, tuple) else (part,))] for states in (before, after)]

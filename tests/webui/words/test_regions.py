@@ -76,7 +76,7 @@ def test_they_come_behind_the_words_that_a_window_keeps_and_into_the_picture_of_
     show = host.adapter("script").APTScript.postprocess
 
     def postprocess(self, q, processed, *more):
-        kept.update(q.__dict__["apt_job"].labels)
+        kept.update(host.state.job_of(q).labels)
         return show(self, q, processed, *more)
 
     host.adapter("script").APTScript.postprocess = postprocess

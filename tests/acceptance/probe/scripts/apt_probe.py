@@ -6,6 +6,7 @@
     fail: "error", "memory", "memory once", "cuda memory" or "interrupt", at the model's call number `at`
     inner: "image" or "end": another job inside this one, with its scripts and their arguments, in `postprocess_image` or `postprocess`
     firstpass: a picture by base64, for a job as the gallery's upscale button makes it
+    control: true, to note from call to call whether the first of ControlNet's units acts: "0101" where it began twice in the second half
 
 and writes into the infotext how many rows the model was given. "APT probe batch" does as img2img's batch tab: a folder, a scale, what is taken from the
 files' PNG info.
@@ -57,9 +58,14 @@ class Probe(scripts.Script):
     def process(self, p, asked=None):
         if not asked or getattr(p, "apt_probe_inner", False):
             return
-        rows, calls = [0], [0]
+        rows, calls, acts = [0], [0], []
+        units = [script for script in p.scripts.alwayson_scripts if script.title() == "ControlNet"] if asked.get("control") else []
 
         def count(module, inputs):
+            for script in units:
+                acting = "0" if script.latest_network.control_params[0].guidance_stopped else "1"
+                if acts[-1:] != [acting]:
+                    acts.append(acting)
             rows[0] += len(inputs[0])
             calls[0] += 1
             kind, at = asked.get("fail", ""), asked.get("at", 1)
@@ -68,6 +74,8 @@ class Probe(scripts.Script):
 
         _hooks.append(p.sd_model.model.diffusion_model.register_forward_pre_hook(count))
         p.extra_generation_params["Probe rows"] = lambda **_: rows[0]
+        if units:
+            p.extra_generation_params["Probe control"] = lambda **_: "acts " + "".join(acts)
 
     def _inner(self, p, picture):
         size = {"width": picture.width, "height": picture.height, "steps": 4, "denoising_strength": 0.5}

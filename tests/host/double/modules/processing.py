@@ -68,7 +68,6 @@ class StableDiffusionProcessing:
     denoising_strength: float = 0.6
     is_api: bool = False
     scripts: object = None
-    script_args: tuple = ()
     sampler: object = None
     paste_to: tuple = None
     is_hr_pass: bool = False
@@ -90,6 +89,14 @@ class StableDiffusionProcessing:
 
     sampler_noise_scheduler_override = None
     mask = None
+
+    @property
+    def script_args(self):
+        return () if self.scripts is None else self.scripts.args
+
+    @script_args.setter
+    def script_args(self, args):
+        self.scripts.args = args
 
     def comment(self, text):
         self.comments[text] = 1

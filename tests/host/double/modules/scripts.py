@@ -43,6 +43,9 @@ class Script:
     def before_process(self, p, *args):
         pass
 
+    def process(self, p, *args):
+        pass
+
     def process_before_every_sampling(self, p, *args, **kwargs):
         pass
 
@@ -69,16 +72,18 @@ class ScriptRunner:
     """Calls one always visible script at the host's places; what it raises there is swallowed, as the host does, and kept in `reports`.
 
     Attributes:
+        args: the job's arguments, of which that script's come first.
         alwayson_scripts: that script, and others that a test puts behind it, which are told of the beginning and the end of a job.
     """
 
     def __init__(self, script, *args):
         self.script, self.args, self.reports = script, args, []
+        script.args_from, script.args_to = 0, len(args)
         self.alwayson_scripts = [script]
 
     def _call(self, name, p, *more, **named):
         try:
-            getattr(self.script, name)(p, *more, *self.args, **named)
+            getattr(self.script, name)(p, *more, *self.args[: self.script.args_to], **named)
         except AssertionError:  # a test's own, made in a callback
             raise
         except Exception as error:
@@ -88,6 +93,7 @@ class ScriptRunner:
         self._call("before_process", p)
 
     def process(self, p):
+        self._call("process", p)
         for other in self.alwayson_scripts[1:]:
             other.process(p)
 
