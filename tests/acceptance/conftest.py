@@ -69,7 +69,7 @@ class WebUI:
 
     def __init__(self, checkpoint=None):
         self.options = set(self.call("/sdapi/v1/options"))
-        self.settings = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
+        self.settings: dict[str, object] = {f"apt_window_{family}": SIDE for family in ("sd1", "sd2", "sd2v", "sdxl")}
         # The host puts a setting back after a job only where its configuration file has it, so every job says what it needs.
         self.settings |= {"show_progress_every_n_steps": -1, "batch_cond_uncond": True, "upscaler_for_img2img": "None"}
         self.lacks = {"batch_cond_uncond"} - self.options  # Neo, which fails for a setting that it has not
