@@ -31,7 +31,7 @@ __all__ = ["APTScript", "APTUpscaleScript"]
 HOST_UPSCALER = "txt2img_hr_upscaler"
 HOST_STRENGTH = ("txt2img_denoising_strength", "img2img_denoising_strength")
 TITLE = "APT"
-asked_of: Beside[Request | Exception] = Beside()  # a processing object: what is to be attached to it, once others have sent it where they will
+asked_of: Beside[Request | Exception] = Beside()  # a processing object: what is attached to it, once others have sent it where they will
 
 
 class _WithStrength(scripts.Script):
@@ -106,8 +106,8 @@ class APTScript(_WithStrength):
             asked_of.put(p, error)
 
     def process(self, p: Any, *args: Any) -> None:
-        """Attach the job."""
-        if (asked := asked_of.pop(p)) is not None:
+        """Attach the job; ControlNet's batches run one object from here on several times."""
+        if (asked := asked_of.get(p)) is not None:
             attach(p, asked)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:

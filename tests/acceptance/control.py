@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 __all__ = ["BARS", "KINDS", "UNITS", "Bar", "Field"]
 
 KINDS = ("hires", "img2img")
-MODES = {"soft weights": "My prompt is more important", "more important": "ControlNet is more important"}
+MODES = {
+    "My prompt is more important": 3,
+    "ControlNet is more important": 1,
+}  # control mode -> units alike, for soft weights are weak and a picture has 256 levels
 
 
 class Bar(NamedTuple):
@@ -41,10 +44,10 @@ BARS = [Bar(unit, kind, scale, square) for unit in ("ControlNet", "T2I-Adapter")
 
 UNITS = [
     *(
-        Field(unit, kind, f'*{mode}* ("{name}")', {"control_mode": mode}, 3)
+        Field(unit, kind, f"*{mode}*", {"control_mode": mode}, times)
         for unit in ("ControlNet", "T2I-Adapter")
         for kind in KINDS
-        for name, mode in MODES.items()
+        for mode, times in MODES.items()
     ),
     *(Field("ControlNet", kind, "weight 0.5", {"weight": 0.5}) for kind in KINDS),
     *(Field("ControlNet", kind, "low VRAM", {"low_vram": True}) for kind in KINDS),

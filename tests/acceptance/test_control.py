@@ -1,7 +1,8 @@
 """Units of sd-webui-controlnet, asked of a running WebUI that has the extension.
 
 WEBUI_CONTROL, WEBUI_CONTROL_ADAPTER and WEBUI_CONTROL_LITE name a ControlNet, a T2I-Adapter and a ControlLLLite that brighten the picture where their
-control picture is bright; random weights will do for the rest of them. With CONTROL_TABLE=docs/control.md what was measured is written into its row there.
+control picture is bright; random weights will do for the rest of them. With CONTROL_TABLE=docs/control.md what was measured is written into its row there;
+rows of another family than SD 1.x begin with what CONTROL_ROWS says, such as "SDXL, ".
 """
 
 import os
@@ -34,7 +35,7 @@ class Found(NamedTuple):
 
 def note(what, found):
     if page := os.environ.get("CONTROL_TABLE"):
-        put_rows(Path(page), {what: found})
+        put_rows(Path(page), {os.environ.get("CONTROL_ROWS", "") + what: found})
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,6 @@ def test_the_picture_follows_the_control_picture_and_not_the_shrunk_one(run, uni
 
 @pytest.mark.parametrize("row", UNITS, ids=lambda row: row.what)
 def test_every_field_of_a_unit_means_what_it_means_without_apt(run, unit, row):
-    """The weaker ones by three units alike, for a picture has 256 levels."""
     hint = blobs((2 * SIDE, 2 * SIDE))
     balanced, changed = [unit(row.unit, hint)], [unit(row.unit, hint, **row.given)] * row.times
     made, change = found(run, row.kind, 2, (SIDE, SIDE), changed, hint)
@@ -284,6 +284,19 @@ def test_a_lite_unit_acts_as_without_apt(webui, run, unit, kind):
     if kind == "img2img":
         assert ours >= alone - 0.1
         assert np.abs(change[False]).max() > 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_control_pictures_is_enlarged_picture_by_picture(run, unit, kind, tmp_path):
+    """The extension goes through the host's job once for each file; the folder has to be on the WebUI's machine."""
+    hints = [blobs((2 * SIDE, 2 * SIDE), seed) for seed in (0, 1)]
+    for at, hint in enumerate(hints):
+        hint.save(tmp_path / f"{at}.png")
+    made = run(kind, units=[unit("ControlNet", None, input_mode="batch", batch_image_dir=str(tmp_path))])
+    assert all("APT method" in text for text in made.info["infotexts"])
+    for at, hint in enumerate(hints):
+        alone = run(kind, units=[unit("ControlNet", hint)]).picture()
+        assert np.abs(np.asarray(made.picture(at), int) - np.asarray(alone, int)).max() <= 1
 
 
 @pytest.mark.parametrize("strength", [0.35, 0.6])

@@ -323,6 +323,17 @@ def test_when_others_send_a_job_to_another_machine_nothing_of_ours_stands_on_it(
     assert not left_on_p(copy.copy(p))
 
 
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_where_another_extension_goes_through_a_job_several_times_each_has_apt(host, job_of_kind, kind):
+    """As ControlNet's batches do: the host's own beginning is called once."""
+    p = job_of_kind(kind)
+    first = host.run(p)[0]
+    p.scripts.before_process = lambda p: None
+    second = host.run(p)[0]
+    assert far(second, first) == 0
+    assert not left_on_p(p)
+
+
 def test_what_is_kept_of_an_object_goes_with_it(host):
     kept = host.adapter("state").Beside()
     one, other = host.text_job(), host.text_job()
