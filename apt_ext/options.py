@@ -109,10 +109,25 @@ class Options:
         ValueError: on construction, in one sentence with the value and the remedy.
     """
 
-    method: str = _setting("demofusion", "Method", "base method of patch fusion", choices=METHODS)
-    matching: float = _setting(0.25, "Statistical matching", "strength of APT's Statistical Matching; 0 turns it off", least=0.0, most=1.0)
+    method: str = _setting(
+        "demofusion",
+        "Method",
+        "how the large picture is seen: by windows (multidiffusion), by views of the whole picture too (demofusion), with words for each window (accdiffusion)",
+        choices=METHODS,
+    )
+    matching: float = _setting(
+        0.25,
+        "Statistical matching",
+        "more texture: every phase gets the contrasts of the smaller picture (APT's Statistical Matching); 0 for none, 1 may wrinkle skies",
+        least=0.0,
+        most=1.0,
+    )
     gamma: float = _setting(
-        0.75, "Schedule strength", "exponent of APT's Scale-aware Scheduling: above 0 a larger picture starts from more noise", least=-2.0, most=2.0
+        0.75,
+        "Schedule strength",
+        "above 0 a larger picture starts from more noise, so that more of it is drawn anew (exponent of APT's Scale-aware Scheduling)",
+        least=-2.0,
+        most=2.0,
     )
     phases: str = _setting(
         "double",
@@ -125,7 +140,7 @@ class Options:
         "auto", "Re-anchoring", "DemoFusion's correction at the end of a phase; 'auto': all but MultiDiffusion", choices=("auto", "on", "off")
     )
     overlap: float = _setting(0.25, "Window overlap", "share of a window that the next one covers again", least=0.0, most=0.75)
-    jitter: float = _setting(1.0, "Jitter", "share of the largest shift of the windows from step to step", least=0.0, most=1.0)
+    jitter: float = _setting(1.0, "Jitter", "how far the windows move from step to step, against seams; a share of the largest shift", least=0.0, most=1.0)
     border: str = _setting("inside", "Windows at the border", "kept inside the picture, or reaching over its border", choices=BORDERS)
     fill: str = _setting("reflect", "Beyond the border", "what blur, dilated views and windows see beyond the border", choices=FILLS)
     feather: float = _setting(0.5, "Feathering", "share of a window over which its weight fades towards the edges", least=0.0, most=1.0)
@@ -137,7 +152,9 @@ class Options:
     )
     blur_decay: float = _setting(1.0, "Decay of the blur", "how fast the blur of the dilated path fades (exponent a3)", least=0.0, most=100.0, slider=10.0)
     blur: float = _setting(1.0, "Blur", "blur of the dilated path, in times the method's own; 0 for none", least=0.0, most=10.0, slider=5.0)
-    tolerance: float = _setting(0.1, "Tolerance", "a path whose weight is below it is not evaluated", least=0.0, most=0.5, step=0.001)
+    tolerance: float = _setting(
+        0.1, "Tolerance", "windows or views that would weigh less than this are left out, which saves time", least=0.0, most=0.5, step=0.001
+    )
     word_threshold: float = _setting(
         0.3, "Words per window", "AccDiffusion: share of a window that a word must fill to stay in that window's prompt; 0 keeps all words", least=0.0, most=1.0
     )

@@ -102,28 +102,33 @@ function aptFillHost(presetId, values) {
         return seconds < 5400 ? `${Math.round(seconds / 60)} minutes` : `${(seconds / 3600).toFixed(1)} hours`;
     }
 
-    // Said once something was measured: what this machine took for its last pictures.
+    // What will happen, in time and memory once something was measured: what this machine took for its last pictures. Texts stand in elements of their
+    // own, without numbers, so that the host's localization finds them.
     function expected(data) {
-        if (!data.seconds) return "";
-        const memory = data.memory ? `, ${(data.memory / 1024).toFixed(1)} GB of the GPU at most so far` : "";
-        return `<div><b>About ${lasting(data.seconds)}</b> per picture on this machine${memory}.</div>`;
+        if (!data.seconds) {
+            return `<div class="apt-expected"><b>${data.evaluations}</b> <span>UNet evaluations per picture; how long that takes here is told after the first</span></div>`;
+        }
+        const whose = data.gpu ? "<span>of the GPU at most so far</span>" : "<span>of memory at most so far</span>";
+        const memory = data.memory ? `, <b>${(data.memory / 1024).toFixed(1)} GB</b> ${whose}` : "";
+        return `<div class="apt-expected"><b><span>About</span> ${lasting(data.seconds)}</b> <span>per picture on this machine</span>${memory}</div>`;
     }
 
     function share(part, whole) {
         if (!whole) return "";
         const ratio = part / whole;
-        return ratio <= 1 ? `${Math.round(100 * ratio)} %` : `${ratio.toFixed(1)} times`;
+        return `${Math.round(100 * ratio)} %`;
     }
 
     function panel(data) {
         if (data.error) return `<div class="apt-error">${escaped(data.error)}</div>`;
+        const dilated = data.phases.some((phase) => phase.dilated);
         const rows = data.phases.map((phase, k) => `<tr><td>${k + 1}</td><td>${phase.size[0]} x ${phase.size[1]}</td><td>${phase.steps}</td>` +
-            `<td>${phase.windows} + ${phase.dilated}</td><td>${phase.evaluations}</td></tr>`).join("");
-        return `<div class="apt-panel">${drawing(data.drawing)}<div><table><tr><th>phase</th><th>size</th><th>steps</th><th>windows + dilated views</th>` +
-            `<th>UNet evaluations</th></tr>${rows}</table>` +
-            expected(data) + `<div><b>${data.evaluations}</b> UNet evaluations per picture, from ${data.start[0]} x ${data.start[1]}. ` +
-            `DemoFusion as published: ${data.demofusion} (this is ${share(data.evaluations, data.demofusion)} of it). ` +
-            `A plain pass over the whole picture: about ${data.plain} windows' worth.</div>` +
+            `<td>${phase.windows}</td>${dilated ? `<td>${phase.dilated}</td>` : ""}<td>${phase.evaluations}</td></tr>`).join("");
+        return `<div class="apt-panel">${drawing(data.drawing)}<div>${expected(data)}<table><tr><th>phase</th><th>size</th><th>steps</th>` +
+            `<th>windows</th>${dilated ? "<th>views of the whole</th>" : ""}<th>UNet evaluations</th></tr>${rows}</table>` +
+            `<div class="apt-note"><span>From</span> ${data.start[0]} x ${data.start[1]}; <span>altogether</span> ${data.evaluations}, ` +
+            `${share(data.evaluations, data.demofusion)} <span>of DemoFusion as published, which takes</span> ${data.demofusion}; ` +
+            `<span>the host's own pass is worth about</span> ${data.plain}</div>` +
             (data.notes || []).map((note) => `<div class="apt-note">${escaped(note)}</div>`).join("") + `</div></div>`;
     }
 

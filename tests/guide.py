@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from apt_ext.options import PRESETS
-from apt_ext.webui.page.controls import CONTROLS, SCALE, STRENGTH, Control
+from apt_ext.webui.page.controls import (
+    ACCORDION,
+    COLOUR_NOTE,
+    CONTROLS,
+    LATENT_NOTE,
+    LEVELS_NOTE,
+    SCALE,
+    SIZE_NOTE,
+    STRENGTH,
+    Control,
+    preset_sentences,
+)
 from apt_ext.webui.page.request import preset_host_values
 from bench.tables import put
 
@@ -14,7 +26,10 @@ __all__ = ["GUIDE", "TEMPLATE", "tables", "template"]
 
 GUIDE = Path(__file__).parents[1] / "docs" / "webui.md"
 TEMPLATE = GUIDE.with_name("localization.json")
-OTHER_TEXTS = ("Strength", STRENGTH, "Settings", "APT", "APT upscale")
+NOTES = (LATENT_NOTE, COLOUR_NOTE, LEVELS_NOTE, SIZE_NOTE)
+SCRIPT = GUIDE.parents[1] / "javascript" / "apt.js"
+OTHER_TEXTS = ("Strength", STRENGTH, "Settings", ACCORDION, "APT upscale", *preset_sentences().values(), *NOTES)
+PANEL_TEXT = re.compile(r'<(span|th)>([^<>$]+)</\1>|error: ()"([^"]+)"')
 OTHERS = {"phases": "or ratios such as 1.5,2,4", "upscaler": "or one of the host's", "window": "or pixels such as 640x512"}
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent (bicubic)"}
 
@@ -52,9 +67,10 @@ def tables() -> list[str]:
 
 def template() -> str:
     """Every text of APT's on the page, as the host's `localizations` have them: text -> its translation, which is empty as yet."""
-    shown = [*(text for control in (SCALE, *CONTROLS) for text in (control.label, "" if isinstance(control.default, bool) else control.help)), *OTHER_TEXTS]
+    shown = [*(text for control in (SCALE, *CONTROLS) for text in (control.label, "" if control.name == "preset" else control.help)), *OTHER_TEXTS]
+    shown += [said.group(2) or said.group(4) for said in PANEL_TEXT.finditer(SCRIPT.read_text(encoding="utf-8"))]
     shown += [choice for control in CONTROLS for choice in control.choices]
-    return json.dumps({text: "" for text in shown if text}, indent=4, ensure_ascii=False) + "\n"
+    return json.dumps({text: "" for text in shown if text}, indent=0, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from apt_ext.webui.latents.upscalers import choices, host_name
 from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.accordion import build, component, paste_functions, wire_strength
 from apt_ext.webui.page.axes import overrides_of
-from apt_ext.webui.page.controls import CONTROLS, SCALE
+from apt_ext.webui.page.controls import ACCORDION, CONTROLS, SCALE
 from apt_ext.webui.page.own import own_values
 from apt_ext.webui.page.request import Request, flag, named, parse, preset_host_values, replaced
 from apt_ext.webui.page.settings import default_values
@@ -53,7 +53,7 @@ class _WithStrength(scripts.Script):
 
 
 class APTScript(_WithStrength):
-    """The accordion "APT", next to Hires. fix in txt2img and in img2img."""
+    """The accordion "APT upscaling", next to Hires. fix in txt2img and in img2img."""
 
     section = "accordions"
     create_group = False
@@ -76,8 +76,8 @@ class APTScript(_WithStrength):
     def ui(self, is_img2img: bool) -> list[Any]:
         """The accordion's components, in the order of the API's arguments."""
         field = None if self.host_upscaler is None else (self.host_upscaler, _preset_upscalers())
-        with InputAccordion(False, label="APT", elem_id=self.elem_id("enable")) as enabled:
-            made, self.strength = build(default_values(), self.elem_id, choices(), field)
+        with InputAccordion(False, label=ACCORDION, elem_id=self.elem_id("enable")) as enabled:
+            made, self.strength = build(default_values(), self.elem_id, choices(), field, is_img2img)
         self.wire()
         read = paste_functions()
         self.infotext_fields = [
@@ -145,7 +145,7 @@ class APTUpscaleScript(_WithStrength):
     def ui(self, is_img2img: bool) -> list[Any]:
         """The scale, then the accordion's controls."""
         scale = component(SCALE, SCALE.default, self.elem_id("scale"))
-        made, self.strength = build(default_values(), self.elem_id, choices())
+        made, self.strength = build(default_values(), self.elem_id, choices(), img2img=is_img2img)
         self.wire()
         return [scale, *made.values()]
 

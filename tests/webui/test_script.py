@@ -3,10 +3,12 @@
 import importlib
 import json
 import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from apt_ext.core.clock import CALLS_PER_STEP
@@ -307,7 +309,9 @@ def test_the_panel_says_how_long_it_takes_once_something_was_measured(host, job_
     assert after["seconds"] == round(pace.seconds * after["evaluations"], 1)
     assert pace.seconds > 0
     assert host.pace.last_pace("sdxl", (8, 8)) is None
-    assert before | {"seconds": after["seconds"]} == after
+    assert (after["memory"], after["gpu"]) == (round(pace.memory) or None, torch.cuda.is_available())
+    assert pace.memory > 100 or sys.platform == "win32", "torch alone takes more"
+    assert before | {name: after[name] for name in ("seconds", "memory", "gpu")} == after
 
 
 def test_the_strength_stands_beside_the_presets_and_is_the_hosts_whichever_comes_first(host):

@@ -12,7 +12,7 @@ import gradio as gr
 from apt_ext.options import PRESETS, Schedule, settings
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.page.access import KEY
-from apt_ext.webui.page.controls import CONTROLS, CUSTOM, STRENGTH, Control, pasted
+from apt_ext.webui.page.controls import CONTROLS, CUSTOM, STRENGTH, Control, pasted, preset_sentences
 from apt_ext.webui.page.request import preset_host_values, preset_values
 
 __all__ = ["build", "component", "paste_functions", "strength_slider", "wire_strength"]
@@ -26,7 +26,7 @@ def component(control: Control, value: Any, elem_id: str, choices: Sequence[str]
     if control.choices:
         return gr.Radio(choices=list(control.choices), **({} if control.name == "preset" else {"info": control.help}), **shared)
     if isinstance(control.default, bool):
-        return gr.Checkbox(**shared)
+        return gr.Checkbox(info=control.help, **shared)
     if isinstance(control.default, str):
         return gr.Textbox(lines=2, placeholder=settings()[control.name].other, info=control.help, **shared)
     return gr.Slider(minimum=control.least, maximum=control.slider, step=control.step, info=control.help, **shared)
@@ -37,6 +37,7 @@ def build(
     elem_id: Callable[[str], str],
     upscalers: Sequence[str] = (),
     host_upscaler: tuple[Any, Mapping[str, str]] | None = None,
+    img2img: bool = True,
 ) -> tuple[dict[str, Any], Any]:
     """Lay the controls out: the presets and what they come to; all others are folded away.
 
@@ -44,6 +45,7 @@ def build(
         values: what each shows at first. `elem_id`: name -> the component's id.
         upscalers: what the host offers. `host_upscaler`: the host's own field that decides instead of APT's, which is not shown then, and what
             each preset puts into it.
+        img2img: which tab; what means nothing in txt2img is not shown there.
 
     Returns:
         The components by name, in the order of `CONTROLS`, and the slider of the strength, which is no argument: see `wire_strength`.
@@ -54,8 +56,8 @@ def build(
         with gr.Row(visible=visible) as made_row:
             for name in names:
                 control = next(c for c in CONTROLS if c.name == name)
-                own = name != "upscaler" or host_upscaler is None
-                made[name] = component(control, values[name], elem_id(name), upscalers if name == "upscaler" else (), own)
+                shown = img2img if name == "own_settings" else name != "upscaler" or host_upscaler is None
+                made[name] = component(control, values[name], elem_id(name), upscalers if name == "upscaler" else (), shown)
                 # The host keeps what a component showed at its first start and puts it back ever after; the settings page has our defaults.
                 made[name].do_not_save_to_config = True
         return made_row
@@ -91,8 +93,8 @@ def wire_strength(ours: Any, hosts: Any) -> None:
 
 
 def _sentences() -> str:
-    """What each preset is good for."""
-    return "".join(f"<div><b>{name}</b>: {preset.text}.</div>" for name, preset in PRESETS.items())
+    """What each preset is good for. Each text stands by itself, or the host could not translate it."""
+    return "".join(f"<div><b>{name}</b> <span>{text}</span></div>" for name, text in preset_sentences().items())
 
 
 def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -108,9 +110,11 @@ def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[
     row("overlap", "jitter")
     row("window_batch")
     row("tiled_vae", "save_phases", "own_settings")
-    row("border", "reanchor", "skip_residual")
-    row("residual_decay", "dilated_decay", "blur_decay")
-    row("blur", "feather", "tolerance")
+    row("border", "reanchor")
+    row("skip_residual", "residual_decay")
+    row("dilated_decay", "blur_decay")
+    row("blur", "feather")
+    row("tolerance")
     row("fill", visible=False)  # for the published methods' own way alone
 
 

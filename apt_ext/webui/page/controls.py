@@ -7,7 +7,21 @@ from typing import Any
 
 from apt_ext.options import METHOD_BLUR, PRESETS, Options, infotext_key, settings
 
-__all__ = ["CONTROLS", "CUSTOM", "SCALE", "STRENGTH", "Control", "defaults", "pasted"]
+__all__ = [
+    "ACCORDION",
+    "COLOUR_NOTE",
+    "CONTROLS",
+    "CUSTOM",
+    "LATENT_NOTE",
+    "LEVELS_NOTE",
+    "SCALE",
+    "SIZE_NOTE",
+    "STRENGTH",
+    "Control",
+    "defaults",
+    "pasted",
+    "preset_sentences",
+]
 
 CUSTOM = "Custom"
 HOST_DEFAULTS: dict[str, Any] = {"window_batch": 4}  # Stable Diffusion's UNet is larger than the embedded one
@@ -70,8 +84,8 @@ CONTROLS: tuple[Control, ...] = (
     _option("overlap"),
     _option("jitter"),
     _option("window_batch"),
-    Control("tiled_vae", True, "Tiled VAE", "decode and encode large pictures in tiles, so that memory does not grow with them", infotext="APT tiled VAE"),
-    Control("save_phases", False, "Save intermediate phases", "save the picture at the end of every phase"),
+    Control("tiled_vae", True, "Tiled VAE", "Decode and encode large pictures in tiles, so that memory does not grow with them", infotext="APT tiled VAE"),
+    Control("save_phases", False, "Save intermediate phases", "Save the picture at the end of every phase"),
     _option("word_threshold", former="APT words"),
     Control("draw_words", False, "Picture of the words", "AccDiffusion: one more picture with the windows drawn over the result, each with the words it kept"),
     _option("skip_residual"),
@@ -86,10 +100,22 @@ CONTROLS: tuple[Control, ...] = (
     _option("reanchor"),
     _option("window"),
     _option("regions"),
-    Control("own_settings", False, "Settings from the picture", "img2img, also its batch tab: a picture whose infotext names APT is enlarged as it says there"),
+    Control("own_settings", False, "Settings from the picture", "Img2img, also its batch tab: a picture whose infotext names APT is enlarged as it says there"),
 )
 STRENGTH = "The denoising strength: 0.25 sharpens and adds texture, from about 0.4 small things turn into other things"
+ACCORDION = "APT upscaling"  # not "APT upscale", the entry of the Scripts dropdown
+# What the panel has to say besides its numbers.
+LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising strength of about 0.5; Lanczos keeps the picture."
+COLOUR_NOTE = "The colour fix keeps shapes too: at this denoising strength the old ones show through the new; use 4 or more, or 0."
+LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
+SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
+
+
+def preset_sentences() -> dict[str, str]:
+    """What each entry of the preset's line means, for the page."""
+    own = "all fields as they stand, here and above; to begin with, choose Balanced."
+    return {CUSTOM: own} | {name: f"{preset.text}." for name, preset in PRESETS.items()}
 
 
 def defaults() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_siz
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
 from apt_ext.webui.model import FACTOR
 from apt_ext.webui.page.asked import read
+from apt_ext.webui.page.controls import COLOUR_NOTE, LATENT_NOTE, LEVELS_NOTE, SIZE_NOTE
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
@@ -24,11 +25,6 @@ from apt_ext.webui.run.samplers import chooses_levels
 
 __all__ = ["describe", "plan"]
 
-LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising strength of about 0.5; Lanczos keeps the picture."
-COLOUR_NOTE = "The colour fix keeps shapes too: at this denoising strength the old ones show through the new; use 4 or more, or 0."
-LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
-SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
-
 MOST_DRAWN = 4096  # windows: more of them would be a grey square
 COLOURS_ONLY = 2.0  # std in pixels of the smaller picture, from which the colour fix leaves shapes alone
 KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
@@ -36,7 +32,7 @@ KEEPS_SHAPES = 0.5  # denoising strength up to which a phase does so by itself
 
 def describe(layout: Layout, model: Any) -> dict[str, Any]:
     """A layout as data for the panel: sizes in pixels, views of the model, the last phase's windows as [x, y, width, height] in pixels, and, once
-    something was measured here, seconds per picture and the MiB that a GPU gave at most."""
+    something was measured here, seconds per picture and the MiB that the GPU, or else the server, took at most."""
     facts, plan = layout.facts, layout.plan
     phases = [
         {
@@ -59,6 +55,7 @@ def describe(layout: Layout, model: Any) -> dict[str, Any]:
         "evaluations": plan.evaluations,
         "seconds": None if pace is None else round(pace.seconds * plan.evaluations, 1),
         "memory": None if pace is None or not pace.memory else round(pace.memory),
+        "gpu": pace is not None and pace.gpu,
         "demofusion": demofusion_views(layout.start, end, facts),
         "plain": round(sum(plan.calls) * area),
         "drawing": {"size": phases[-1]["size"], "windows": drawn},
