@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from apt_ext.demo.cli import main
 
@@ -158,6 +158,25 @@ def test_a_hub_name_that_was_fetched_before_needs_no_network(checkpoints, photo,
     assert main([*job, "--model", str(checkpoints("sd1")), "-o", str(tmp_path / "folder.png")]) == 0
     assert Image.open(tmp_path / "named.png").tobytes() == Image.open(tmp_path / "folder.png").tobytes()
     assert "Model: tiny," in Image.open(tmp_path / "named.png").info["parameters"]
+
+
+@pytest.mark.parametrize("name", ["folder", "file.ckpt"])
+def test_files_that_can_run_programs_are_loaded_where_that_is_asked_for_and_only_there(checkpoints, opened, tmp_path, name):
+    from apt_ext.checkpoints.opening import open_checkpoint
+
+    given = {"config": str(checkpoints("sd1"))} if name == "file.ckpt" else {}
+    if given:
+        torch.save(load_file(checkpoints("sd1.safetensors")), tmp_path / name)
+    else:
+        shutil.copytree(checkpoints("sd1"), tmp_path / name)
+        safe = tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors"
+        torch.save(load_file(safe), safe.with_suffix(".bin"))
+        safe.unlink()
+    with pytest.raises(ValueError, match="--allow-pickle"):
+        open_checkpoint(str(tmp_path / name), device="cpu", **given)
+    made, wanted = open_checkpoint(str(tmp_path / name), device="cpu", allow_pickle=True, **given).network.state_dict(), opened("sd1").network.state_dict()
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[part], wanted[part]) for part in wanted)
 
 
 def test_parts_whose_numbers_are_of_several_types_are_refused(opened, checkpoints):
