@@ -144,6 +144,12 @@ function aptFillHost(presetId, values) {
         ];
     }
 
+    // What the host says of the last picture of a tab: another one has been made, and was timed.
+    function made(id) {
+        const said = gradioApp().getElementById(id.includes("txt2img") ? "html_log_txt2img" : "html_log_img2img");
+        return said ? said.textContent : "";
+    }
+
     const shown = {};
 
     // A checkpoint may be loaded meanwhile. Not at once: writing the panel is an update of the page, which comes back here.
@@ -159,7 +165,8 @@ function aptFillHost(presetId, values) {
             const root = gradioApp().getElementById(one.id);
             if (!root || root.offsetParent === null || (one.on && !field(one.on))) continue;
             const asked = one.ask();
-            const key = JSON.stringify(asked);
+            const body = JSON.stringify(asked);
+            const key = body + made(one.id);
             const target = root.querySelector(".apt-content") || root.appendChild(Object.assign(document.createElement("div"), {className: "apt-content"}));
             if (shown[one.id] === key && target.innerHTML) continue;
             shown[one.id] = key;
@@ -170,7 +177,7 @@ function aptFillHost(presetId, values) {
             try {
                 const pass = root.querySelector(".apt-key"); // that this page was served to somebody who may see it
                 const headers = {"Content-Type": "application/json", ...(pass ? {"X-APT-Key": pass.dataset.key} : {})};
-                const answer = await fetch("./apt/plan", {method: "POST", headers: headers, body: key});
+                const answer = await fetch("./apt/plan", {method: "POST", headers: headers, body: body});
                 const data = await answer.json();
                 if (shown[one.id] === key) target.innerHTML = panel(answer.ok || data.error ? data : {error: "The plan could not be made; see the console."});
                 if (data.error) askAgain(one.id, key);

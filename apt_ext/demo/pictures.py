@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +64,16 @@ def _in_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     return image.convert("RGB"), data if space == "RGB" else None
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Pillow's warnings, of damaged EXIF for one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says; one that cannot be read is ignored, as viewers do."""
+    """Turned as its EXIF says; one that cannot be read is ignored without a word, as viewers do."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # Pillow's EXIF reader stumbles over damaged entries in many ways
@@ -100,7 +110,7 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
         raise ValueError(f"picture {name!r} does not exist; give the path of a picture file")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the size is checked below, before anything is decoded
     try:
-        with Image.open(path) as image:
+        with _quietly(), Image.open(path) as image:
             width, height = image.size
             if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
                 raise ValueError(f"picture {name!r} is {width} x {height} pixels; use sides from {MIN_SIDE} to {MAX_SIDE}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -63,6 +64,10 @@ def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     assert load_picture(tmp_path / "a.jpg").rgb.size == (40, 24)
     gradient().save(tmp_path / "b.png", exif=b"MM\0*garbage")
     assert load_picture(tmp_path / "b.png").rgb.tobytes() == gradient().tobytes()
+    gradient().save(tmp_path / "c.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_picture(tmp_path / "c.jpg").rgb.size == (40, 24)
 
 
 def test_the_first_of_several_frames_is_taken_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

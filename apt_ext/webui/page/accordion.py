@@ -94,7 +94,7 @@ def wire_strength(ours: Any, hosts: Any) -> None:
 
 def _sentences() -> str:
     """What each preset is good for. Each text stands by itself, or the host could not translate it."""
-    return "".join(f"<div><b>{name}</b> <span>{text}</span></div>" for name, text in preset_sentences().items())
+    return "".join(f"<div><b>{name}</b>: <span>{text}</span></div>" for name, text in preset_sentences().items())
 
 
 def _settings(row: Callable[..., Any], made: Mapping[str, Any], values: Mapping[str, Any]) -> None:

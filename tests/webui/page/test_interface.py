@@ -180,6 +180,19 @@ def test_before_anything_was_measured_the_panel_counts_evaluations(page):
     page.wait_for_function(f"document.querySelector('#{PREFIX}plan').innerText.includes('260 UNet evaluations per picture; how long that takes here')")
 
 
+def test_after_a_picture_the_panel_asks_again(page):
+    page.wait_for_selector(f"#{PREFIX}plan svg")
+    before = len(page.asked)
+    page.evaluate("document.dispatchEvent(new Event('click'))")
+    page.wait_for_timeout(800)
+    assert len(page.asked) == before, "nothing has changed"
+    page.evaluate("document.body.append(Object.assign(document.createElement('div'), {id: 'html_log_txt2img', textContent: 'Time taken: 3 sec.'}))")
+    page.evaluate("document.dispatchEvent(new Event('click'))")
+    page.wait_for_timeout(800)
+    assert len(page.asked) == before + 1
+    assert page.asked[-1] == page.asked[-2]
+
+
 def test_without_views_of_the_whole_there_is_no_column_for_them(page):
     page.answer = PLAN | {"phases": [PHASE | {"dilated": 0}], "gpu": False}
     page.fill(f"#{PREFIX}jitter input[type=number]", "0.5")
