@@ -164,8 +164,8 @@ def test_a_hub_name_that_was_fetched_before_needs_no_network(checkpoints, photo,
 def test_files_that_can_run_programs_are_loaded_where_that_is_asked_for_and_only_there(checkpoints, opened, tmp_path, name):
     from apt_ext.checkpoints.opening import open_checkpoint
 
-    given = {"config": str(checkpoints("sd1"))} if name == "file.ckpt" else {}
-    if given:
+    config = str(checkpoints("sd1")) if name == "file.ckpt" else None
+    if config:
         torch.save(load_file(checkpoints("sd1.safetensors")), tmp_path / name)
     else:
         shutil.copytree(checkpoints("sd1"), tmp_path / name)
@@ -173,8 +173,9 @@ def test_files_that_can_run_programs_are_loaded_where_that_is_asked_for_and_only
         torch.save(load_file(safe), safe.with_suffix(".bin"))
         safe.unlink()
     with pytest.raises(ValueError, match="--allow-pickle"):
-        open_checkpoint(str(tmp_path / name), device="cpu", **given)
-    made, wanted = open_checkpoint(str(tmp_path / name), device="cpu", allow_pickle=True, **given).network.state_dict(), opened("sd1").network.state_dict()
+        open_checkpoint(str(tmp_path / name), device="cpu", config=config)
+    made = open_checkpoint(str(tmp_path / name), device="cpu", allow_pickle=True, config=config).network.state_dict()
+    wanted = opened("sd1").network.state_dict()
     assert made.keys() == wanted.keys()
     assert all(torch.equal(made[part], wanted[part]) for part in wanted)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from apt_ext.core.plan import Plan, make_plan
 from apt_ext.core.ranks.launch import joined, place_of
 from apt_ext.core.ranks.ranks import ALONE, Ranks
 from apt_ext.core.ranks.status import OutOfMemory
+from apt_ext.core.tiles.autoencoder import run_in_tiles
 from apt_ext.core.tiles.map import map_tiles
 from apt_ext.core.upscale import sample_with, upscale
 from apt_ext.core.views import ViewCalls
@@ -31,6 +33,7 @@ SAMPLERS = ("euler", "heun", "euler_ancestral", "dpmpp_sde", "dpmpp_2m", "dpm_ad
 BATCHES = (1, 3, 8)
 CASES = list(product(METHODS, SAMPLERS, BATCHES))
 WEIGHT = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 0.15
+DECODER = torch.nn.Sequential(torch.nn.GroupNorm(2, 4), torch.nn.Upsample(scale_factor=2), torch.nn.GroupNorm(4, 4), torch.nn.Tanh()).eval()
 LATENT = torch.randn(2, 4, 8, 10, generator=torch.Generator().manual_seed(5))
 
 
@@ -84,6 +87,7 @@ def alike(ranks: Ranks, folder: Path) -> None:
             picture = torch.randn(1, 4, 40, 56, generator=torch.Generator().manual_seed(9))
             for tile in (16, 64):
                 found[f"tiles {tile}"] = map_tiles(lambda x: x.repeat_interleave(2, -1).repeat_interleave(2, -2), picture, 2, tile=tile, halo=6, deal=world.map)
+            found["decoded"] = run_in_tiles(DECODER, DECODER, picture, Fraction(2), tile=16, halo=6, deal=world.map)
             half = list(world.map(lambda k: torch.full((k, 3), k, dtype=torch.bfloat16), [1, 2, 3, 4, 5]))
             assert [tuple(each.shape) for each in half] == [(k, 3) for k in range(1, 6)]
             found["half"] = torch.cat(half)

@@ -49,7 +49,7 @@ def test_one_to_four_processes_make_the_same_latents_bit_for_bit(tmp_path):
     runs = {path.stem: torch.load(path) for path in tmp_path.glob("*.pt")}
     assert sorted(runs) == ["1_0", "2_0", "2_1", "3_0", "3_1", "3_2", "4_0", "4_1", "4_2", "4_3"]
     alone = runs["1_0"]["found"]
-    assert len(alone) == len(CASES) + 4
+    assert len(alone) == len(CASES) + 5
     for name, run in runs.items():
         assert [key for key, latent in run["found"].items() if not torch.equal(latent, alone[key])] == [], name
     by_batch = [alone[f"demofusion euler {batch}"] for batch in (1, 3)]

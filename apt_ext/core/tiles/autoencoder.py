@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from apt_ext.core.tiles.map import map_tiles
+from apt_ext.core.tiles.map import cut_tiles, map_tiles
 from apt_ext.core.tiles.norm import shared_group_norm
 from apt_ext.core.tiles.sample import draw_sample
 from apt_ext.core.types import Deal
@@ -40,7 +40,7 @@ def run_in_tiles(
         side: of the sample's patches, in pixels of the smaller of the two sides (a latent's). Together they are no larger than a tile.
         share: of the picture that is in the sample. Its work comes on top; more of it brings the result closer. With 1, every tile is run
             twice, the first time for its statistics.
-        deal: who runs the tiles, see `ViewCalls`. Their statistics are taken by every process for itself, as they need all tiles.
+        deal: who runs the tiles, see `ViewCalls`, both times. A sample is run by every process for itself.
 
     Returns:
         (B, C', H * factor, W * factor), float32. Self-attention sees its tile only.
@@ -52,7 +52,8 @@ def run_in_tiles(
     if max(x.shape[-2:]) <= tile:
         return over_tiles(deal=deal)
     if share >= 1:
-        with shared_group_norm(module, over_tiles):
+        calls = [partial(_run, forward, cut) for cut in cut_tiles(x, factor, tile=tile, halo=halo)]
+        with shared_group_norm(module, calls, deal=deal):
             return over_tiles(deal=deal)
     cell = factor.denominator
     rows, columns, longest = x.shape[-2] // cell, x.shape[-1] // cell, tile // cell
@@ -61,3 +62,7 @@ def run_in_tiles(
     patches, weights = draw_sample(x, cell, side=side, count=count)
     with shared_group_norm(module, lambda: forward(patches), weights):
         return over_tiles(deal=deal)
+
+
+def _run(forward: Callable[[Tensor], Tensor], cut: Callable[[], Tensor]) -> None:
+    forward(cut())

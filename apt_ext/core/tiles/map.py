@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import product
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from apt_ext.core.types import Deal
 from apt_ext.core.windows import Window, gather_windows, place_windows
 
-__all__ = ["map_tiles"]
+__all__ = ["cut_tiles", "map_tiles"]
 
 
 def _blends(spans: Sequence[tuple[int, int]], trim: int, ramp: int, device: torch.device) -> list[Tensor]:
@@ -46,6 +47,27 @@ def _even_tiles(length: int, tile: int, halo: float) -> list[tuple[int, int]]:
     return [(k * (length - side) // (count - 1), side) for k in range(count)]
 
 
+def _cut(size: tuple[int, int], step: int, tile: int, halo: int) -> list[list[tuple[int, int]]]:
+    """(start, length) of the tiles along both axes, in pixels of the smaller side, of which one is `step` of x's."""
+    if not 0 < halo <= tile // 2:
+        raise ValueError(f"halo {halo} does not fit into tiles of {tile}; use 1 to {tile // 2}")
+    if tile < step or size[0] % step or size[1] % step:
+        raise ValueError(f"{size[0]} x {size[1]} pixels in tiles of {tile} do not divide by {step}; pad the picture and use larger tiles")
+    return [_even_tiles(length // step, tile // step, halo / step) for length in size]
+
+
+def cut_tiles(x: Tensor, factor: Fraction | int, *, tile: int, halo: int) -> Iterator[Callable[[], Tensor]]:
+    """What `map_tiles` gives its function, tile by tile: calls that cut them out.
+
+    Raises:
+        ValueError: see `map_tiles`.
+    """
+    step = Fraction(factor).denominator
+    rows, columns = _cut((x.shape[-2], x.shape[-1]), step, tile, halo)
+    for (top, height), (left, width) in product(rows, columns):
+        yield partial(gather_windows, x, [Window(top * step, left * step, height * step, width * step)])
+
+
 def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction | int, *, tile: int, halo: int, deal: Deal = map) -> Tensor:
     """Apply an encoder or a decoder tile by tile.
 
@@ -67,23 +89,18 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, factor: Fraction 
     size = (x.shape[-2], x.shape[-1])
     if max(size) <= tile:
         return next(deal(function, [x])).float()
-    if not 0 < halo <= tile // 2:
-        raise ValueError(f"halo {halo} does not fit into tiles of {tile}; use 1 to {tile // 2}")
     step = factor.denominator
-    if tile < step or size[0] % step or size[1] % step:
-        raise ValueError(f"{size[0]} x {size[1]} pixels in tiles of {tile} do not divide by {step}; pad the picture and use larger tiles")
-    rows, columns = (_even_tiles(length // step, tile // step, halo / step) for length in size)
+    rows, columns = _cut(size, step, tile, halo)
     spans = [[(int(start * step * factor), int(side * step * factor)) for start, side in tiles] for tiles in (rows, columns)]
     trim = int(halo * factor) // 3
     down, across = (_blends(axis, trim, max(1, int(halo * factor) - 2 * trim), x.device) for axis in spans)
     value: Tensor | None = None
 
-    def run(place: tuple[int, int]) -> Tensor:
-        (top, height), (left, width) = rows[place[0]], columns[place[1]]
-        return function(gather_windows(x, [Window(top * step, left * step, height * step, width * step)])).float()
+    def run(cut: Callable[[], Tensor]) -> Tensor:
+        return function(cut()).float()
 
-    places = list(product(range(len(rows)), range(len(columns))))
-    for (i, j), out in zip(places, deal(run, places), strict=True):
+    cuts, places = list(cut_tiles(x, factor, tile=tile, halo=halo)), product(range(len(rows)), range(len(columns)))
+    for (i, j), out in zip(places, deal(run, cuts), strict=True):
         if value is None:
             value = out.new_zeros((x.shape[0], out.shape[1], int(size[0] * factor), int(size[1] * factor)))
         (top, height), (left, width) = spans[0][i], spans[1][j]
