@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tests.acceptance.conftest import SIDE, apt, encoded
 from tests.acceptance.control import BARS, KINDS, UNITS, Bar
@@ -46,13 +46,13 @@ def ordinary(webui):
         return webui.txt2img(steps=2), webui.img2img(blobs((SIDE, SIDE), 9), steps=2, width=SIDE, height=SIDE)
 
     before = jobs()
-    return lambda: all(now.same(then) for now, then in zip(jobs(), before, strict=True))
+    return lambda: [np.abs(np.asarray(now.picture(), int) - np.asarray(then.picture(), int)).max() for now, then in zip(jobs(), before, strict=True)]
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(ordinary):
     yield
-    assert ordinary(), "an ordinary job after this one differs from the one before"
+    assert ordinary() == [0, 0], "an ordinary job after this one differs from the one before"
 
 
 def blobs(size, seed=0):
@@ -77,6 +77,12 @@ def coarse(values):
 
 def alike(one, other):
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def beyond(change, there, tiled):
+    """Correlation of a change with what the shrunk picture has beyond the whole one, for pictures that are a little like themselves."""
+    own = alike(there, tiled)
+    return (alike(change, tiled) - alike(change, there) * own) / (1 - own**2) ** 0.5
 
 
 def shrunk(picture):
@@ -199,18 +205,21 @@ def test_a_batch_is_what_its_pictures_are_alone(run, unit, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixel_perfect_edges_lie_where_the_preprocessor_found_them(run, unit, kind):
-    """Of a control picture twice the target's size, which pixel perfect reads at the target's."""
-    hint = blobs((4 * SIDE, 4 * SIDE))
-    sharp = hint.point(lambda value: 255 * (value > 127))
-    one = unit("ControlNet", sharp, module="canny", pixel_perfect=True, threshold_a=100, threshold_b=200, save_detected_map=True)
-    made, plain = run(kind, units=[one]), run(kind)
-    edges = made.picture(1)
+    """Of a control picture twice the target's size, which pixel perfect reads at the target's. In a hires pass the extension makes edges ten times weaker by
+    itself, so there are three units alike, and the first pass is left alone."""
+    sharp = blobs((4 * SIDE, 4 * SIDE)).point(lambda value: 255 * (value > 127))
+    edged = {"module": "canny", "pixel_perfect": True, "threshold_a": 100, "threshold_b": 200, "hr_option": "High res only", "save_detected_map": True}
+    units = [unit("ControlNet", sharp, **edged)] * (3 if kind == "hires" else 1)
+    change = {}
+    for asked in (PLAIN, None):
+        made, plain = run(kind, units=units, asked=asked), run(kind, asked=asked)
+        change[asked is None] = coarse(lightness(made.picture()) - lightness(plain.picture()))
+    edges = made.picture(len(made.images) - 1)
     assert edges.size == (2 * SIDE, 2 * SIDE)
-    change = coarse(lightness(made.picture()) - lightness(plain.picture()))
-    whole, small = alike(change, coarse(lightness(edges))), alike(change, coarse(shrunk(edges)))
-    host = coarse(lightness(run(kind, units=[one], asked=None).picture()) - lightness(run(kind, asked=None).picture()))
-    note(f"{kind} 2x, ControlNet, *canny* with pixel perfect", Found(whole, small, alike(host, coarse(lightness(edges)))))
-    assert whole >= LEAST
+    there, tiled = coarse(lightness(edges)), coarse(shrunk(edges))
+    whole, alone, small = alike(change[False], there), alike(change[True], there), beyond(change[False], there, tiled)
+    note(f"{kind} 2x, ControlNet, *canny* with pixel perfect", Found(whole, small, alone))
+    assert whole >= min(LEAST, alone - 0.1)
     assert small < MOST
 
 
@@ -240,7 +249,7 @@ def test_inpaint_only_keeps_everything_but_its_hole(run, unit, kind, hole):
     one = unit("ControlNet", given, module="inpaint_only", mask=encoded(hole), weight=1.0)
     made = [run(kind, units=[one], asked=PLAIN | {"window_batch": batch}).picture() for batch in (1, 16)]
     assert np.abs(lightness(made[0]) - lightness(made[1])).max() <= 1
-    grown = lightness(hole.resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX).resize(hole.size, Image.Resampling.BICUBIC)) > 0
+    grown = lightness(hole.filter(ImageFilter.MaxFilter(17))) > 0  # the extension blends over seven pixels
     assert np.abs(lightness(made[0]) - lightness(given))[~grown].max() <= 2
     assert np.abs(lightness(made[0]) - lightness(given))[lightness(hole) > 127].mean() > 2
 
@@ -306,7 +315,7 @@ def test_the_recipe_with_a_tile_model_takes_the_enlarged_picture(webui, run, uni
     asked, given = {"preset": "Balanced", "colour_fix": 0.0}, {"steps": 40, "denoising_strength": strength, "sampler_name": "DPM++ 2M"}
     change = lightness(run("img2img", units=[one], asked=asked, **given).picture()) - lightness(run("img2img", asked=asked, **given).picture())
     enlarged = blobs((SIDE, SIDE), 7).resize((2 * SIDE, 2 * SIDE), Image.Resampling.LANCZOS)
-    whole, small = alike(change, lightness(enlarged)), alike(change, shrunk(enlarged))
+    whole, small = alike(change, lightness(enlarged)), beyond(change, lightness(enlarged), shrunk(enlarged))
     note(f"img2img 2x, the recipe with a tile model, strength {strength}", Found(whole, small, float("nan")))
     assert whole >= LEAST
     assert small < MOST

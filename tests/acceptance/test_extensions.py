@@ -94,7 +94,7 @@ WORK = {
     "Detail Daemon, both": daemon("both"),
     "Detail Daemon, cond": daemon("cond"),
     "Detail Daemon, uncond": daemon("uncond"),
-    "Dynamic Thresholding": Row("dynamic thresholding (cfg scale fix)", {0: True, 1: 3.0}, asked={"cfg_scale": 12}),
+    "Dynamic Thresholding": Row("dynamic thresholding (cfg scale fix)", {0: True, 1: 1.0, 2: 0.9}, asked={"cfg_scale": 20}),
     "CADS": Row("cads", {0: True, 6: True}),
     "Kohya hires fix": Row("kohya hires.fix", {0: True, 1: False, 4: 0.3, 5: 0.5}),
     "FreeU": Row("freeu", {0: True, 1: 0.0, 2: 1.0, 4: "1"}, asked={"steps": 2, "override_settings": {"sd_model_checkpoint": WIDE}}),
@@ -108,6 +108,8 @@ def test_it_changes_the_picture_and_any_window_batch_makes_the_same(installed, r
     if extension == "FreeU" and not WIDE:
         pytest.skip("needs a checkpoint whose layers it knows, named by WEBUI_WIDE_CHECKPOINT")
     beside = installed(row.name, row.changed if kind == "hires" or row.img2img is None else row.img2img, kind == "img2img")
+    if extension == "Kohya hires fix":
+        run(kind, beside, None)  # also without APT, its first picture after one without it is not the next one's
     one, many = (run(kind, beside, ASKED | {"window_batch": batch}, **row.asked) for batch in (1, 4))
     alone = run(kind, **row.asked)
     keep(f"{extension} {kind} 1 alone", alone.picture())
@@ -154,7 +156,7 @@ def test_where_tiled_diffusion_s_demofusion_takes_the_sampling_over_the_infotext
     size = {"width": SIDE, "height": SIDE}
     made = run("img2img", beside, **size)
     keep("DemoFusion of Tiled Diffusion img2img 2 beside", made.picture())
-    assert made.same(run("img2img", beside, None, **size))
+    assert far(made, run("img2img", beside, None, **size)) <= 1
     assert "APT method" not in made.text
 
 
