@@ -71,12 +71,19 @@ def test_it_works_or_is_refused_and_leaves_the_host_as_it_was(rig, ordinary, way
     assert same, "an ordinary job after this one differs from the one before"
 
 
-FIRST_PASS = 2  # calls, one a step; samplers with two may leave out a few views of one step
+FIRST_PASS = 2  # calls, one a step
+LONGER = {"hr_second_pass_steps": 5, "denoising_strength": 1.0}  # so that the dilated path ends on the way
 PLANNED = [
     ({"method": "multidiffusion", "overlap": 0.25}, {"hr_scale": 2}),
     ({"method": "demofusion", "phases": "double", "jitter": 0.5}, {"hr_scale": 3}),
     ({"preset": "Balanced"}, {"width": SIDE - 8, "height": SIDE + 24, "hr_resize_x": SIDE, "hr_resize_y": SIDE}),
     ({"method": "accdiffusion", "word_threshold": 0.0}, {"sampler_name": "Euler a"}),
+    *(
+        ({"method": "demofusion", "tolerance": 0.2}, LONGER | {"hr_sampler_name": name})
+        for name in ("Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "PLMS", "DDIM", "LCM")
+    ),
+    ({"method": "demofusion", "tolerance": 0.2}, LONGER | {"hr_sampler_name": "DPM2 a", "eta": 0.4}),
+    ({"method": "demofusion", "tolerance": 0.2}, LONGER | {"hr_sampler_name": "Heun", "override_settings": {"s_churn": 2.0}}),
 ]
 
 
@@ -87,9 +94,11 @@ def test_the_model_is_called_as_often_as_planned(rig, settings, asked):
     made = rig.hires(rig.probe(count=True), apt=settings, hr_upscaler="Lanczos", **asked)
     (rows,) = (int(part.removeprefix("Probe rows: ")) for part in made.text.split(", ") if part.startswith("Probe rows"))
     first, target = (asked.get("width", SIDE), asked.get("height", SIDE)), made.picture().size
-    page = {"img2img": False, "first": first, "target": target, "cut": True, "steps": 2, "hires_steps": 0, "denoising": 0.6, "upscaler": "Lanczos"}
-    page |= {"sampler": asked.get("sampler_name", "Euler"), "scheduler": "Automatic", "settings": QUICK | settings}
-    windows = {name: value for name, value in rig.webui.settings.items() if name.startswith("apt_window")}
+    page = {"img2img": False, "first": first, "target": target, "cut": True, "steps": 2, "upscaler": "Lanczos"}
+    page |= {"hires_steps": asked.get("hr_second_pass_steps", 0), "denoising": asked.get("denoising_strength", 0.6)}
+    page |= {"sampler": asked.get("hr_sampler_name", asked.get("sampler_name", "Euler")), "scheduler": "Automatic", "settings": QUICK | settings}
+    windows = {name: value for name, value in rig.webui.settings.items() if name.startswith("apt_window")} | {"eta_ancestral": asked.get("eta", 1.0)}
+    windows |= {"s_churn": 0.0} | asked.get("override_settings", {})
     before = {name: value for name, value in rig.webui.call("/sdapi/v1/options").items() if name in windows}
     rig.webui.call("/sdapi/v1/options", windows)
     try:

@@ -40,6 +40,7 @@ NEUTRAL = {
     "img2img_color_correction": False,
     "token_merging_ratio": 0,
     "randn_source": "GPU",
+    "sigma_max": 0,
 }
 
 
@@ -245,6 +246,11 @@ NUMBERS = [
             ("cfg_scale", 1.0, "Euler"),
             ("cfg_scale", 0.0, "Euler"),
         )
+    ),
+    Way("eta 2 with DPM2 a", lambda r: r.hires(eta=2.0, sampler_name="DPM2 a", steps=4), refused="cannot be followed"),
+    Way(
+        "Sigma max 20, above the checkpoint's own levels",
+        lambda r: r.hires(override_settings={"sigma_max": 20.0}, scheduler="Karras", denoising_strength=1.0, steps=4),
     ),
     Way("Denoising strength 0, hires", lambda r: r.hires(denoising_strength=0), refused="leaves no step to run"),
     Way("Denoising strength 1e-9, hires", lambda r: r.hires(denoising_strength=1e-9), refused="spreads the steps over a schedule"),
