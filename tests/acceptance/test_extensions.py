@@ -262,15 +262,19 @@ def test_lora_block_weight_changes_between_the_passes(installed, run, lora):
     assert run("hires", beside, prompt=one, hr_prompt=two).same(made[1])
 
 
-def test_another_machine_makes_its_share_with_apt(webui, installed, run):
+@pytest.mark.parametrize("dropdown", [False, True])
+def test_another_machine_makes_its_share_with_apt(webui, run, dropdown):
     """stable-diffusion-webui-distributed: of two pictures one is the worker's, and each is what it is alone."""
     if not os.environ.get("WEBUI_WORKER"):
         pytest.skip("needs stable-diffusion-webui-distributed with a worker, named by WEBUI_WORKER")
-    made = run("hires", batch_size=2)
+    # APT's own upscaler, for the dropdown entry fills the host's field with it.
+    given = {"hr_upscaler": webui.lanczos}
+    asked = {"script_name": "APT upscale", "script_args": [ASKED | {"scale": 2}]}
+    made = webui.txt2img(batch_size=2, denoising_strength=0.6, **asked) if dropdown else run("hires", batch_size=2, **given)
     texts = made.info["infotexts"]
-    assert sum("Worker Label" in text for text in texts) == 1
-    assert all("APT method" in text for text in texts)
+    assert len(made.info["all_seeds"]) == 1  # of this machine's own
+    assert ["APT method" in text for text in texts] == [True, True]
     at = len(made.images) - 2
     for one in (0, 1):
-        keep(f"distributed hires {one} 2 beside", made.picture(at + one))
-        assert np.abs(np.asarray(made.picture(at + one), int) - np.asarray(run("hires", seed=11 + one).picture(), int)).max() <= 2
+        keep(f"distributed{' from the dropdown' if dropdown else ''} hires {one} 2 beside", made.picture(at + one))
+        assert np.abs(np.asarray(made.picture(at + one), int) - np.asarray(run("hires", seed=11 + one, **given).picture(), int)).max() <= 2
