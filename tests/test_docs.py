@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.acceptance.control import BARS, UNITS
 from tests.acceptance.ways import WAYS
 from tests.guide import TEMPLATE, template
 
@@ -140,3 +141,12 @@ def test_the_page_of_the_host_s_ways_has_each_of_them_as_it_was_found():
         if not way.refused:
             named, texts = claims[0].split(" of ")
             assert int(named) == (int(texts) if way.claims is None else way.claims), way.what
+
+
+def test_the_page_of_controlnet_has_every_row_within_its_bars():
+    """`CONTROL_TABLE=docs/control.md pytest tests/acceptance/test_control.py` writes the rows."""
+    text = (DOCS / "control.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what")]
+    assert [row[0] for row in rows][: len(BARS) + len(UNITS)] == [row.what for row in (*BARS, *UNITS)]
+    for what, whole, shrunk, _ in rows:
+        assert "ControlLLLite" in what or (float(whole) >= 0.85 and float(shrunk) < 0.15), what

@@ -30,7 +30,8 @@ class Found(NamedTuple):
     alone: float
 
     def line(self, what):
-        return f"| {what} | {self.whole:.2f} | {self.shrunk:.2f} | {self.alone:.2f} |"
+        figures = ("" if np.isnan(value) else f"{value:.2f}" for value in self)
+        return f"| {what} | {' | '.join(figures)} |"
 
 
 def note(what, found):
