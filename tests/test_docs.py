@@ -147,6 +147,6 @@ def test_the_page_of_controlnet_has_every_row_within_its_bars():
     """`CONTROL_TABLE=docs/control.md pytest tests/acceptance/test_control.py` writes the rows."""
     text = (DOCS / "control.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what")]
-    assert [row[0] for row in rows][: len(BARS) + len(UNITS)] == [row.what for row in (*BARS, *UNITS)]
+    assert [row[0] for row in rows][: len(BARS) + len(UNITS)] == [*(bar.what for bar in BARS), *(unit.what for unit in UNITS)]
     for what, whole, shrunk, _ in rows:
         assert "ControlLLLite" in what or (float(whole) >= 0.85 and float(shrunk) < 0.15), what
