@@ -94,7 +94,11 @@ WORK = {
     "Detail Daemon, both": daemon("both"),
     "Detail Daemon, cond": daemon("cond"),
     "Detail Daemon, uncond": daemon("uncond"),
-    "Dynamic Thresholding": Row("dynamic thresholding (cfg scale fix)", {0: True, 1: 1.0, 2: 0.9}, asked={"cfg_scale": 30, "prompt": "a red leaf, (stone:1.5), moss", "denoising_strength": 0.8}),
+    "Dynamic Thresholding": Row(
+        "dynamic thresholding (cfg scale fix)",
+        {0: True, 1: 1.0, 2: 0.9},
+        asked={"cfg_scale": 30, "prompt": "a red leaf, (stone:1.5), moss", "denoising_strength": 0.8},
+    ),
     "CADS": Row("cads", {0: True, 6: True}),
     "Kohya hires fix": Row("kohya hires.fix", {0: True, 1: False, 4: 0.3, 5: 0.5}),
     "FreeU": Row("freeu", {0: True, 1: 0.0, 2: 1.0, 4: "1"}, asked={"steps": 2, "override_settings": {"sd_model_checkpoint": WIDE}}),
