@@ -114,9 +114,7 @@ function aptFillHost(presetId, values) {
     }
 
     function share(part, whole) {
-        if (!whole) return "";
-        const ratio = part / whole;
-        return `${Math.round(100 * ratio)} %`;
+        return whole ? `${Math.round((100 * part) / whole)} %` : "";
     }
 
     function panel(data) {

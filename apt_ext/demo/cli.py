@@ -166,7 +166,7 @@ def _said(error: BaseException, written: list[Path], ranks: Ranks) -> tuple[str,
     if isinstance(error, (OSError, ImportError)):
         return f"{error}; check the disk and the installation, then try again", 2
     if state == State.MEMORY:
-        return "the memory is used up; use a smaller --window-batch, scale or picture", 2
+        return f"the memory is used up; use a smaller --window-batch, scale or picture; {finished}", 2
     if ranks.count == 1:
         raise error
     return f"{error if isinstance(error, RankError) else f'process {ranks.rank + 1} of {ranks.count} failed ({reason})'}; {finished}", 1

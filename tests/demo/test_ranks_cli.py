@@ -166,13 +166,16 @@ def test_a_device_that_does_not_exist_is_said_once_by_two_processes(picture, tmp
     assert not (tmp_path / "out").exists()
 
 
+MEMORY = "the memory is used up; use a smaller --window-batch, scale or picture"
+
+
 @pytest.mark.parametrize(
     ("error", "sentence", "status"),
     [
         (RankError("process 2 of 3 failed (KeyError: 'x')"), "process 2 of 3 failed (KeyError: 'x'); the last finished picture is a.png", 1),
         (KeyError("x"), "process 1 of 3 failed (KeyError: 'x'); the last finished picture is a.png", 1),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
-        (OutOfMemory("process 2 of 3 is out of memory"), "the memory is used up; use a smaller --window-batch, scale or picture", 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), f"{MEMORY}; the last finished picture is a.png", 2),
+        (OutOfMemory("process 2 of 3 is out of memory"), f"{MEMORY}; the last finished picture is a.png", 2),
         (KeyboardInterrupt(), "stopped; the last finished picture is a.png", 130),
     ],
 )
@@ -182,7 +185,7 @@ def test_whatever_ends_several_processes_is_one_sentence(error, sentence, status
 
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_a_lack_of_memory_is_one_sentence_for_a_single_process_too(error):
-    assert _said(error, [], ALONE) == ("the memory is used up; use a smaller --window-batch, scale or picture", 2)
+    assert _said(error, [], ALONE) == (f"{MEMORY}; nothing was finished, so nothing was written", 2)
 
 
 def test_what_nobody_foresaw_is_raised_where_there_is_one_process():
