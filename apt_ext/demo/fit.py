@@ -102,7 +102,7 @@ def _threads(device: torch.device) -> ThreadPoolExecutor:
 def fit(model: Module, loss_of: Callable[[int, int], Tensor], plan: Plan, checkpoint: Path, device: torch.device, export: Callable[[Module], None]) -> Module:
     """Follows the gradient of `loss_of(step, part) -> scalar`, averaged over the parts, and returns the model's moving average.
 
-    Matrices between hidden layers are Muon's, everything else is AdamW's.
+    Kernels between hidden layers are Muon's, everything else is AdamW's.
 
     Args:
         checkpoint: a file that is written every `plan.every` steps and at the end; where it exists, the run goes on from it, and its

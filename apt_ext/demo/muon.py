@@ -20,8 +20,12 @@ COEFFICIENTS, ROUNDS = (3.4445, -4.7750, 2.0315), 5  # the paper's
 
 
 def is_hidden(weight: Tensor) -> bool:
-    """Whether a parameter is a matrix, or a kernel, between hidden layers: biases, embeddings and the network's ends are AdamW's."""
-    return weight.ndim >= 2 and min(weight.shape[:2]) >= 16
+    """Whether a parameter is a convolution's kernel between hidden layers: biases, linear layers and the network's ends are AdamW's.
+
+    The linear layers carry timestep and style into every block. By Muon they took half of its time, as wide as they are, and a UNet of this size
+    learnt less from as many pictures: 0.572 of v-loss instead of 0.567 after 12,000, 0.551 instead of 0.549 after 24,000.
+    """
+    return weight.ndim == 4 and min(weight.shape[:2]) >= 16
 
 
 def orthogonal(update: Tensor) -> Tensor:

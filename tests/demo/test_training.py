@@ -15,8 +15,10 @@ from apt_ext.demo.autoencoder import FACTOR, Autoencoder
 from apt_ext.demo.dataset import CANVAS_EXTENT, STYLE_NAMES, VIEW, ZOOMS, draw, draw_large, make_pool, photo_pyramids, pieces, recolour, soften
 from apt_ext.demo.fit import LOWEST, Plan, compact, expand, fit, plateau
 from apt_ext.demo.model import load_model
+from apt_ext.demo.muon import is_hidden
 from apt_ext.demo.photos import MORE_PHOTOS, held_out_half, load_more_photos, training_half
 from apt_ext.demo.train import autoencoder_loss, local_contrast
+from apt_ext.demo.unet import UNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,15 +172,22 @@ def test_a_compact_checkpoint_is_half_as_large_and_keeps_what_is_tiny():
 
 
 def regression(seed=1):
-    """A model with matrices for both optimisers, and its loss: to be 0, it has to learn a fixed linear map."""
+    """A model with a kernel for one optimiser and matrices for the other, and its loss: to be 0, it has to learn a fixed linear map."""
     torch.manual_seed(seed)
-    model, target = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 4)), torch.randn(32, 4)
+    model, target = nn.Sequential(nn.Conv2d(32, 32, 1), nn.Flatten(), nn.Linear(32, 4)), torch.randn(32, 4)
 
     def loss(step, part):
-        x = torch.randn(16, 32, generator=torch.Generator().manual_seed(1000 * step + part))
-        return (model(x) - x @ target).square().mean()
+        x = torch.randn(16, 32, 1, 1, generator=torch.Generator().manual_seed(1000 * step + part))
+        return (model(x) - x.flatten(1) @ target).square().mean()
 
     return model, loss
+
+
+def test_kernels_between_hidden_layers_are_one_optimisers_and_linear_layers_the_others():
+    unet = UNet(5)
+    hidden = {name for name, weight in unet.named_parameters() if is_hidden(weight)}
+    assert {"down1.0.conv1.weight", "to2.weight", "attention.qkv.weight", "up2.0.skip.weight"} <= hidden
+    assert not {"entry.weight", "exit.2.weight", "down1.0.embed.weight", "time.0.weight", "style.weight", "down1.0.conv1.bias"} & hidden
 
 
 def test_training_learns_goes_on_from_a_compact_checkpoint_and_can_be_made_longer(tmp_path):
