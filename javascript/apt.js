@@ -148,6 +148,12 @@ function aptFillHost(presetId, values) {
         return said ? said.textContent : "";
     }
 
+    // The one that is chosen, which some hosts load with its first picture alone. Forge's field has no id.
+    function checkpoint() {
+        const input = gradioApp().querySelector("#setting_sd_model_checkpoint input, .model_selection input");
+        return input && input.value ? {checkpoint: input.value} : {};
+    }
+
     const shown = {};
 
     // A checkpoint may be loaded meanwhile. Not at once: writing the panel is an update of the page, which comes back here.
@@ -163,7 +169,7 @@ function aptFillHost(presetId, values) {
             const root = gradioApp().getElementById(one.id);
             if (!root || root.offsetParent === null || (one.on && !field(one.on))) continue;
             const asked = one.ask();
-            const body = JSON.stringify(asked);
+            const body = JSON.stringify({...asked, ...checkpoint()});
             const key = body + made(one.id);
             const target = root.querySelector(".apt-content") || root.appendChild(Object.assign(document.createElement("div"), {className: "apt-content"}));
             if (shown[one.id] === key && target.innerHTML) continue;
@@ -178,7 +184,7 @@ function aptFillHost(presetId, values) {
                 const answer = await fetch("./apt/plan", {method: "POST", headers: headers, body: body});
                 const data = await answer.json();
                 if (shown[one.id] === key) target.innerHTML = panel(answer.ok || data.error ? data : {error: "The plan could not be made; see the console."});
-                if (data.error) askAgain(one.id, key);
+                if (data.error || data.later) askAgain(one.id, key);
             } catch (error) {
                 askAgain(one.id, key);
             }

@@ -62,7 +62,7 @@ SIGNATURES = {
         "Script.title": "self",
         "Script.ui": "self is_img2img",
     },
-    "modules/sd_models.py": {"reload_model_weights": "sd_model info forced_reload"},
+    "modules/sd_models.py": {"get_closet_checkpoint_match": "search_string", "reload_model_weights": "sd_model info forced_reload"},
     "modules/sd_samplers.py": {"create_sampler": "name model"},
     "modules/sd_samplers_cfg_denoiser.py": {
         "CFGDenoiser.forward": "self x sigma uncond cond cond_scale s_min_uncond image_cond",
@@ -140,7 +140,7 @@ FIELDS = {
         "MulticondLearnedConditioning": "batch",
     },
     "modules/scripts.py": {"PostSampleArgs": "samples", "PostprocessImageArgs": "image", "Script": "create_group infotext_fields paste_field_names section"},
-    "modules/sd_models.py": {"SdModelData": "sd_model"},
+    "modules/sd_models.py": {"CheckpointInfo": "filename", "SdModelData": "sd_model"},
     "modules/sd_samplers_cfg_denoiser.py": {"CFGDenoiser": "init_latent mask model_wrap nmask p step"},
     "modules/sd_samplers_common.py": {"Sampler": "config funcname last_latent model_wrap_cfg sampler_extra_args"},
     "modules/sd_samplers_kdiffusion.py": {"KDiffusionSampler": "model_wrap model_wrap_cfg"},

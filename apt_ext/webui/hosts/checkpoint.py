@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import shared
+from modules import sd_models, shared
 
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import window_option
 
-__all__ = ["family_of", "native_side"]
+__all__ = ["family_of", "is_chosen", "native_side"]
 
 
 def family_of(model: Any) -> str:
@@ -19,6 +19,15 @@ def family_of(model: Any) -> str:
         ValueError: for one that patch fusion does not work with here.
     """
     return host().family(model)
+
+
+def is_chosen(model: Any, name: str | None) -> bool:
+    """Whether a checkpoint is the one that the host knows by this name; also where it knows none, or no name is given.
+
+    Forge and Neo load what is chosen with the next job, the others when they come to it, and a refiner stays loaded after its job.
+    """
+    chosen = sd_models.get_closet_checkpoint_match(name)
+    return chosen is None or bool(chosen.filename == model.sd_checkpoint_info.filename)
 
 
 def native_side(model: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Asked", "read"]
 
+AUTOMATIC = "Automatic"  # the host's word; Forge Classic's page has no such field, its samplers bring their schedules
 MOST_PIXELS, MOST_STEPS, MOST_PHASES = 16384, 1000, 64
 
 
@@ -17,6 +18,7 @@ class Asked(NamedTuple):
         img2img: which tab. `first`, `target`, `given`: (width, height) in pixels of the first pass, of what is asked for, and of img2img's picture.
         cut: whether the target may have another aspect than the first pass. `resize_mode`: img2img's, 0 to 3.
         steps, hires_steps, denoising, sampler, scheduler: as the host's fields have them. `upscaler`: of the host's field in a hires pass.
+        checkpoint: the chosen one, by the host's name for it; None where nobody says.
         settings: APT's own controls, by name.
     """
 
@@ -32,6 +34,7 @@ class Asked(NamedTuple):
     sampler: str
     scheduler: str
     upscaler: str | None
+    checkpoint: str | None
     settings: dict[str, Any]
 
 
@@ -64,8 +67,9 @@ def read(raw: Any) -> Asked:
         hires_steps=0 if img2img else int(_number(raw, "hires_steps", "Hires steps", 0, MOST_STEPS, whole=True)),
         denoising=_number(raw, "denoising", "Denoising strength", 0, 1),
         sampler=_text(raw, "sampler"),
-        scheduler=_text(raw, "scheduler"),
+        scheduler=AUTOMATIC if _given(raw, "scheduler") is None else _text(raw, "scheduler"),
         upscaler=None if raw.get("upscaler") is None else _text(raw, "upscaler"),
+        checkpoint=None if raw.get("checkpoint") is None else _text(raw, "checkpoint"),
         settings=dict(settings),
     )
 

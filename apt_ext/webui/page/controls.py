@@ -13,6 +13,7 @@ __all__ = [
     "CONTROLS",
     "CUSTOM",
     "LATENT_NOTE",
+    "LATER_NOTE",
     "LEVELS_NOTE",
     "SCALE",
     "SIZE_NOTE",
@@ -109,6 +110,7 @@ LATENT_NOTE = "A Latent upscaler: shapes drift, and blur below a denoising stren
 COLOUR_NOTE = "The colour fix keeps shapes too: at this denoising strength the old ones show through the new; use 4 or more, or 0."
 LEVELS_NOTE = "This sampler chooses its own steps, so the number of evaluations is an estimate."
 SIZE_NOTE = "The picture is not to become larger, so it is only drawn anew at its size."
+LATER_NOTE = "This is for the loaded checkpoint; the chosen one is loaded with its first picture, and its plan appears then."
 SCALE = Control("scale", 2.0, "Scale", "how many times larger, along a side", least=1.0, most=8.0, slider=8.0)
 
 

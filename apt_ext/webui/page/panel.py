@@ -10,13 +10,13 @@ from modules import shared
 
 from apt_ext.core.plan import demofusion_views
 from apt_ext.webui.hosts.borders import seamless_axes
-from apt_ext.webui.hosts.checkpoint import family_of, native_side
+from apt_ext.webui.hosts.checkpoint import family_of, is_chosen, native_side
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.latents.sizes import hires_enlarged, hires_sizes, picture_sizes
 from apt_ext.webui.latents.upscalers import LATENT, hires_upscaler, resolved
 from apt_ext.webui.model import FACTOR
-from apt_ext.webui.page.asked import read
-from apt_ext.webui.page.controls import COLOUR_NOTE, LATENT_NOTE, LEVELS_NOTE, SIZE_NOTE
+from apt_ext.webui.page.asked import Asked, read
+from apt_ext.webui.page.controls import COLOUR_NOTE, LATENT_NOTE, LATER_NOTE, LEVELS_NOTE, SIZE_NOTE
 from apt_ext.webui.page.request import parse
 from apt_ext.webui.page.settings import default_values
 from apt_ext.webui.run.layout import Layout, lay_out, sampler_named
@@ -72,6 +72,17 @@ def plan(raw: Any) -> dict[str, Any]:
     model = host().loaded()
     if model is None:
         raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
+    later = not is_chosen(model, asked.checkpoint)
+    try:
+        made = _plan(asked, model)
+    except ValueError as error:
+        if later:
+            raise ValueError(f"{error}. {LATER_NOTE}") from error
+        raise
+    return {**made, "later": later, "notes": [*([LATER_NOTE] if later else []), *made["notes"]]}
+
+
+def _plan(asked: Asked, model: Any) -> dict[str, Any]:
     request = parse([asked.settings], default_values())
     own, given, target = request.options.upscaler, asked.given, asked.target
     if asked.img2img:

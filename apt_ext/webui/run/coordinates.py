@@ -179,7 +179,7 @@ class FlowCoordinates:
         times = own[total - last - 1 :].cpu().double()  # some devices have no float64
         if not bool(((times[:-1] > 0) & (times[:-1] <= 1)).all()) or not 0 <= float(times[-1]) < 1:
             wrong = next(float(t) for t in times if not 0 < t <= 1)
-            raise ValueError(f"the schedule type has noise level {wrong:g}, and this checkpoint's lie between 0 and 1; choose Simple, Normal or Beta")
+            raise ValueError(f"the schedule type has noise level {wrong:g}, and this checkpoint's are above 0 and at most 1; choose Simple, Normal or Beta")
         times = times.clamp(max=LATEST)
         return times / (1 - times)
 

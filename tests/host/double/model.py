@@ -10,6 +10,14 @@ KERNEL = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 0
 MIX = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))[0][:, :3]
 
 
+class CheckpointInfo(str):
+    """A name, which is the file's too."""
+
+    @property
+    def filename(self):
+        return str(self)
+
+
 class Encoder(nn.Module):
     def __init__(self, mix):
         super().__init__()
@@ -95,7 +103,7 @@ class Model(nn.Module):
 
     def __init__(self, name="base", width=2):
         super().__init__()
-        self.sd_checkpoint_info = name
+        self.sd_checkpoint_info = CheckpointInfo(name)
         self.alphas_cumprod = alphas_cumprod()
         self.first_stage_model = FirstStage()
         self.model, self.cond_stage_model = Diffusion(width), TextModel(width)

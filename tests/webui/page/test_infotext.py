@@ -152,6 +152,20 @@ def test_the_panel_says_what_a_latent_upscaler_costs(host, asked, latent):
     assert all("\n" not in note for note in notes)
 
 
+WHOLE = {"img2img": True, "target": [128, 128], "given": [64, 64], "resize_mode": 0, "steps": 8, "hires_steps": 0, "denoising": 0.4, "sampler": "euler"}
+
+
+@pytest.mark.parametrize(("name", "later"), [(None, False), ("base", False), ("", False), ("unheard of", False), ("other", True)])
+def test_the_panel_says_where_another_checkpoint_is_chosen_than_the_loaded_one(host, monkeypatch, name, later):
+    monkeypatch.setitem(host.sd_models.known, type(host.model)("other").sd_checkpoint_info, None)
+    made = host.panel.plan(WHOLE | {"scheduler": "Automatic", "checkpoint": name})
+    assert made["later"] == later
+    assert (host.panel.LATER_NOTE in made["notes"]) == later
+    with pytest.raises(ValueError, match="sampler 'none such'") as refused:
+        host.panel.plan(WHOLE | {"scheduler": "Automatic", "checkpoint": name, "sampler": "none such"})
+    assert str(refused.value).endswith(host.panel.LATER_NOTE) == later
+
+
 @pytest.mark.parametrize(("width", "strength", "said"), [(0.25, 0.7, True), (0.25, 0.3, False), (4.0, 0.7, False), (0.0, 0.7, False)])
 def test_the_panel_says_where_the_colour_fix_would_bring_old_shapes_back(host, width, strength, said):
     asked = {

@@ -8,6 +8,7 @@ Everything below the browser is real but the server's answer, which is a plan of
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ if not gr.__version__.startswith("3.41"):
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 if not CHROMIUM:
     pytest.skip("needs a Chromium; CHROMIUM names one", allow_module_level=True)
+
+from tests.host.double import HERE  # noqa: E402
+
+sys.path.append(str(HERE))  # for `modules`, which says which host this is; gradio is the real one
 
 from apt_ext.options import PRESETS  # noqa: E402
 from apt_ext.webui.page.accordion import build, wire_strength  # noqa: E402
@@ -199,6 +204,22 @@ def test_without_views_of_the_whole_there_is_no_column_for_them(page):
     page.keyboard.press("Tab")
     page.wait_for_function(f"document.querySelectorAll('#{PREFIX}plan th').length == 5")
     assert "3.1 GB of memory at most so far" in page.inner_text(f"#{PREFIX}plan")
+
+
+@pytest.mark.parametrize("marks", ['id="setting_sd_model_checkpoint"', 'class="model_selection"'])
+def test_a_checkpoint_that_is_chosen_is_asked_about_until_it_is_loaded(page, marks):
+    page.answer = PLAN | {"later": True}
+    assert all("checkpoint" not in one for one in page.asked)
+    page.evaluate(f"""() => {{
+        const field = Object.assign(document.createElement("div"), {{innerHTML: '<div {marks}><input value="second"></div>'}});
+        document.body.append(field);
+        field.querySelector("input").dispatchEvent(new Event("input", {{bubbles: true}}));
+    }}""")
+    page.wait_for_timeout(1500)
+    assert [one.get("checkpoint") for one in page.asked].count("second") == 1
+    page.answer = PLAN
+    page.wait_for_timeout(6000)
+    assert [one.get("checkpoint") for one in page.asked].count("second") == 2
 
 
 def test_the_panel_says_what_is_wrong(page):

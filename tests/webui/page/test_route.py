@@ -60,6 +60,14 @@ def test_a_question_gets_its_plan(app, asked):
     assert answer.content["phases"][-1]["size"] == [128, 128]
 
 
+def test_a_page_without_schedules_gets_the_plan_of_the_automatic_one(app):
+    """Forge Classic's: its samplers bring their own, and the page sends null for the field that it has not."""
+    without = app.ask(HIRES | {"scheduler": None})
+    assert without.status_code == 200
+    assert without.content == app.ask(HIRES).content
+    assert "error" not in without.content
+
+
 LOCKED = [({"api_auth": "ann:a,bob:b:c"}, None), ({"api_auth": None}, {"ann": "a", "bob": "b:c"}), ({"api_auth": None}, lambda n, p: (n, p) == ("ann", "a"))]
 
 
@@ -115,6 +123,8 @@ def test_a_stranger_s_question_is_not_even_read(host):
         ({"target": [20000, 64]}, r"target width 20000 cannot be planned"),
         ({"target": [8, 8]}, "smaller than"),
         ({"first": {}}, "first {} is no size"),
+        ({"scheduler": 1}, "scheduler 1 is no name"),
+        ({"checkpoint": 1}, "checkpoint 1 is no name"),
         ({"steps": "8"}, "Sampling steps '8' is no number"),
         ({"steps": True}, "Sampling steps True is no number"),
         ({"steps": float("inf")}, "Sampling steps inf cannot be planned"),

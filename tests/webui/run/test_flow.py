@@ -77,7 +77,7 @@ def test_levels_are_the_last_steps_of_the_list_as_k_diffusion_writes_them():
 
 @pytest.mark.parametrize(("own", "wrong"), [([9999.0, 5000.0, 0.0], "9999"), ([14.6, 0.5, 0.0], "14.6"), ([0.8, 0.0, 0.0], "0"), ([0.5, math.nan, 0.0], "nan")])
 def test_a_schedule_of_another_kind_of_model_is_refused(own, wrong):
-    sentence = rf"^the schedule type has noise level {wrong}, and this checkpoint's lie between 0 and 1; choose Simple, Normal or Beta$"
+    sentence = rf"^the schedule type has noise level {wrong}, and this checkpoint's are above 0 and at most 1; choose Simple, Normal or Beta$"
     with pytest.raises(ValueError, match=sentence):
         FLOW.levels(torch.tensor(own), 2, 1)
 

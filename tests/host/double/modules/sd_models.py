@@ -1,5 +1,9 @@
 from contextlib import nullcontext
 
+from tests.host.double.model import CheckpointInfo
+
+__all__ = ["CheckpointInfo", "SdModelData", "SkipWritingToConfig", "known", "model_data"]
+
 
 class SdModelData:
     sd_model = None
@@ -12,6 +16,10 @@ class SkipWritingToConfig(nullcontext):
 model_data = SdModelData()
 known = {}
 """Checkpoints by their information; the first is the one that is chosen in the page's field."""
+
+
+def get_closet_checkpoint_match(search_string):
+    return next((info for info in known if search_string and search_string in info), None)
 
 
 def reload_model_weights(sd_model=None, info=None, forced_reload=False):
