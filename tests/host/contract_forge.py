@@ -172,6 +172,10 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
     "modules/gradio_extensions.py": ("kwargs['js'] = kwargs.pop('_js')",),
 }
 
+# What `get_sigmas` of any of them reads of a job: Neo asks which family a checkpoint is of, and for one schedule how large the picture will be.
+SCHEDULES_READ = {"is_hr_pass", "scheduler", "hr_scheduler", "sampler_noise_scheduler_override", "extra_generation_params"}
+SCHEDULES_READ |= {"sd_model", "width", "height", "hr_upscale_to_x", "hr_upscale_to_y"}
+
 # What of `contract.py` is another one there: root -> file -> names, each with its parameters.
 FORGE = {
     "modules/images.py": {"resize_image": "resize_mode im width height upscaler_name force_RGBA"},

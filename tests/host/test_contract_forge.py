@@ -63,6 +63,14 @@ def test_forge_and_neo_have_what_1_10_1_has(root, file):
         assert arguments(found(root, file, name)) == wanted.split(), f"{file}: {name}"
 
 
+@pytest.mark.parametrize(("root", "file"), cases(dict.fromkeys(contract_forge.SIGNATURES, ("modules/sd_samplers_kdiffusion.py",))))
+def test_a_schedule_reads_of_a_job_what_the_panel_has(root, file):
+    body = ast.walk(found(root, file, "KDiffusionSampler.get_sigmas"))
+    read = {node.attr for node in body if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "p"}
+    assert read
+    assert read <= contract_forge.SCHEDULES_READ
+
+
 def test_the_double_has_the_functions():
     for name in ("calc_cond_uncond_batch", "sampling_function", "sampling_prepare", "sampling_cleanup"):
         wanted = contract_forge.SIGNATURES["FORGE_ROOT"]["backend/sampling/sampling_function.py"][name]

@@ -91,9 +91,15 @@ def _plan(asked: Asked, model: Any) -> dict[str, Any]:
     else:
         upscaler = hires_upscaler(SimpleNamespace(hr_upscaler=asked.upscaler), own)
         start, end = hires_sizes(asked.first, *(hires_enlarged(asked.first, target) if asked.cut else (target, (0, 0))))
-    p = SimpleNamespace(
+    rows, columns = (side * FACTOR for side in end)
+    p = SimpleNamespace(  # all that any host's schedules read of a job
+        sd_model=model,
         denoising_strength=asked.denoising,
         steps=asked.steps,
+        width=columns,
+        height=rows,
+        hr_upscale_to_x=columns,
+        hr_upscale_to_y=rows,
         eta=None,
         s_churn=0.0,
         s_tmin=0.0,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.host.contract_forge import SCHEDULES_READ
 from tests.host.double.jobs import ON, far, pixels
 from tests.host.double.model import MIX, Model
 from tests.host.forge import become_forge, forged
@@ -385,6 +386,25 @@ def test_tiling_that_the_host_does_not_do_is_refused_in_a_sentence(host, forge, 
     with pytest.raises(host.adapter("errors").APTError, match="Tiling is on, but this host has left the checkpoint as it is"):
         host.run(job_of_kind(kind, tiling=True))
     assert not host.model.calls
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_the_panel_s_stand_in_for_a_job_has_all_that_a_host_s_schedule_reads(host, forge, monkeypatch, kind):
+    """Neo's asks for the checkpoint's family, and for the picture's sides."""
+    forge()
+    asked = {"img2img": kind == "picture", "first": [64, 64], "given": [64, 64], "target": [192, 128], "resize_mode": 0, "steps": 8, "hires_steps": 0}
+    asked |= {"denoising": 0.6, "sampler": "euler", "scheduler": "Automatic", "upscaler": "Lanczos", "settings": {}}
+    expected = host.panel.plan(asked)
+    own, read = host.sd_samplers_kdiffusion.KDiffusionSampler.get_sigmas, []
+
+    def get_sigmas(self, p, steps):
+        read.append({name: getattr(p, name) for name in SCHEDULES_READ})
+        return own(self, p, steps)
+
+    monkeypatch.setattr(host.sd_samplers_kdiffusion.KDiffusionSampler, "get_sigmas", get_sigmas)
+    assert host.panel.plan(asked) == expected
+    assert read[0]["sd_model"] is host.model
+    assert [read[0][name] for name in ("width", "height", "hr_upscale_to_x", "hr_upscale_to_y")] == [192, 128] * 2
 
 
 def test_words_where_prompt_editing_is_read_in_one_way_alone(host, forge, monkeypatch):
