@@ -117,7 +117,7 @@ def sample_hr_pass(p: Any, original: Callable[..., Any], samples: Tensor | None,
     mode = p.latent_scale_mode
     tiled = vae.tiled_vae(shared.sd_model, job.request.tiled_vae, job.around)
     with ended_on_failure(p), host().control_ended_on_failure(p), tiled as job.follow:
-        job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in decoded_samples]
+        job.decoded = [] if decoded_samples is None else [vae.to_picture(sample) for sample in host().first_pictures(decoded_samples)]
         if job.decoded and (samples is None or p.hr_checkpoint_info is not None):
             # A picture that was made before, or by another checkpoint: this checkpoint's latents come from its pixels.
             samples = vae.encode(shared.sd_model, job.decoded)

@@ -71,6 +71,14 @@ def test_a_schedule_reads_of_a_job_what_the_panel_has(root, file):
     assert read <= contract_forge.SCHEDULES_READ
 
 
+@pytest.mark.parametrize(("root", "file"), cases(dict.fromkeys(contract_forge.SIGNATURES, ("modules/processing.py",))))
+def test_one_of_the_passes_brings_the_first_pictures_to_0_to_1(root, file):
+    """By which the adapter tells in what range they are handed over: Neo's first pass, elsewhere the hires pass."""
+    passes = {name: found(root, file, f"StableDiffusionProcessingTxt2Img.{name}") for name in ("sample", "sample_hr_pass")}
+    clamped = [name for name, body in passes.items() if any(isinstance(node, ast.Attribute) and node.attr == "clamp" for node in ast.walk(body))]
+    assert clamped == ["sample" if root == "NEO_ROOT" else "sample_hr_pass"]
+
+
 def test_the_double_has_the_functions():
     for name in ("calc_cond_uncond_batch", "sampling_function", "sampling_prepare", "sampling_cleanup"):
         wanted = contract_forge.SIGNATURES["FORGE_ROOT"]["backend/sampling/sampling_function.py"][name]

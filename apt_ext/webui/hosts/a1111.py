@@ -151,6 +151,10 @@ class A1111:
     def hires_as_first(self, p: Any) -> None:
         """What it is not told, it takes from the first pass."""
 
+    def first_pictures(self, decoded: Tensor) -> Tensor:
+        """As they are."""
+        return decoded
+
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""
         return _FirstCheckpoint(denoiser)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
-from modules import sd_models, shared
+from modules import processing, sd_models, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.forge_control import ForgeControl
@@ -20,6 +21,9 @@ FLOWS = {"StableDiffusion3": "sd3", "Flux": "flux"}
 """Its engines of rectified flow that windows are made for, by their classes."""
 SHIFTED = "PredictionFlux"
 """The predictor by which two of its samplers tell that they have to add noise as rectified flow needs it."""
+
+CLAMPED = "clamp"
+"""What a first pass that hands over pictures in 0..1 calls, and no other."""
 
 
 class _FirstCheckpoint:
@@ -112,6 +116,11 @@ class Forge(ForgeKin):
         if shared.sd_model.forge_objects.unet.controlnet_linked_list is not None and FAMILIES[self.family(shared.sd_model)].flow:
             raise ValueError("ControlNet does nothing on this host for checkpoints of rectified flow; turn its units off")
         return super().control_of(p)
+
+    def first_pictures(self, decoded: Tensor) -> Tensor:
+        """Forge and Neo 2.5 leave it to their hires pass to bring them to 0..1; Neo 2.26 does it before."""
+        first_pass = inspect.unwrap(processing.StableDiffusionProcessingTxt2Img.sample)
+        return decoded * 2 - 1 if CLAMPED in first_pass.__code__.co_names and bool((decoded >= 0).all()) else decoded
 
     def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
         """See `Host`."""

@@ -162,6 +162,10 @@ class Host(Protocol):
         """A hires pass that nobody has filled in a section of the page or fields of the API for goes by the first pass."""
         ...
 
+    def first_pictures(self, decoded: Tensor) -> Tensor:
+        """(B, 3, H, W), what its first pass made, as it hands them to its hires pass -> in -1..1."""
+        ...
+
     def first_checkpoint(self, denoiser: Any) -> FirstCheckpoint:
         """Of the pass that a denoiser is about to make."""
         ...

@@ -5,13 +5,16 @@ What it has in common with Forge is written down in `tests/host/contract_forge.p
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
+
+import torch
 
 from tests.host.forge import denoiser
 from tests.host.forge.backend import ForgeObjects, KModel, UnetPatcher
 
-__all__ = ["become_forge", "forged"]
+__all__ = ["become_forge", "forged", "neo_s_passes"]
 
 
 def forged(model: Any) -> Any:
@@ -47,3 +50,20 @@ def become_forge(host: Any, root: Any, monkeypatch: Any, package: str = "backend
     monkeypatch.setattr(host.sd_samplers_common.Sampler, "run", denoiser.prepared(host.sd_samplers_common.Sampler.run))
     monkeypatch.setattr(host.processing.StableDiffusionProcessing, "tell_scripts", denoiser.tell_scripts)
     monkeypatch.setattr(host.sd_models, "forge_model_reload", lambda: host.sd_models.reload_model_weights(), raising=False)
+
+
+def neo_s_passes(host: Any, monkeypatch: Any) -> None:
+    """The first pass brings its pictures to 0..1 before it hands them over, and the hires pass takes them as they come."""
+    job = host.processing.StableDiffusionProcessingTxt2Img
+    first, hires = job.sample, job.sample_hr_pass
+
+    def sample(self: Any, *args: Any) -> Any:
+        own, brought = self.sample_hr_pass, partial(torch.clamp, min=0.0, max=1.0)
+        self.sample_hr_pass = lambda samples, decoded, *rest: own(samples, None if decoded is None else brought((decoded + 1.0) / 2.0), *rest)
+        return first(self, *args)
+
+    def sample_hr_pass(self: Any, samples: Any, decoded: Any, *rest: Any) -> Any:
+        return hires(self, samples, None if decoded is None else decoded * 2 - 1, *rest)
+
+    monkeypatch.setattr(job, "sample", sample)
+    monkeypatch.setattr(job, "sample_hr_pass", sample_hr_pass)

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.host.contract_forge import SCHEDULES_READ
 from tests.host.double.jobs import ON, far, pixels
 from tests.host.double.model import MIX, Model
-from tests.host.forge import become_forge, forged
+from tests.host.forge import become_forge, forged, neo_s_passes
 from tests.host.forge.backend import FREE, UnetPatcher
 
 pytestmark = pytest.mark.usefixtures("settings_page")
@@ -386,6 +386,22 @@ def test_tiling_that_the_host_does_not_do_is_refused_in_a_sentence(host, forge, 
     with pytest.raises(host.adapter("errors").APTError, match="Tiling is on, but this host has left the checkpoint as it is"):
         host.run(job_of_kind(kind, tiling=True))
     assert not host.model.calls
+
+
+@pytest.mark.parametrize("given", [{}, {"firstpass_image": Image.effect_noise((64, 64), 60).convert("RGB")}, {"hr_upscaler": "Latent"}, False])
+def test_a_first_pass_that_hands_its_pictures_over_in_0_to_1(host, forge, monkeypatch, given):
+    """As Neo's does: they are what they are elsewhere, and so is the job made of them; False: an ordinary one."""
+    settings, given = ({"enabled": True, "colour_fix": 4.0}, given) if given is not False else (False, {})
+    forge()
+    expected = host.run(host.text_job(settings, **given))[0]
+    neo_s_passes(host, monkeypatch)
+    assert far(host.run(host.text_job(settings, **given))[0], expected) <= 1
+
+
+def test_a_bright_first_picture_in_minus_1_to_1_is_not_taken_for_one_in_0_to_1(host, forge):
+    forge()
+    bright = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(host.adapter("detect").host().first_pictures(bright), bright)
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
