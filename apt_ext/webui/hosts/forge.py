@@ -118,7 +118,7 @@ class Forge(ForgeKin):
         return super().control_of(p)
 
     def first_pictures(self, decoded: Tensor) -> Tensor:
-        """Forge and Neo 2.5 leave it to their hires pass to bring them to 0..1; Neo 2.26 does it before."""
+        """Forge and older copies of Neo leave it to their hires pass to bring them to 0..1; Neo 2.26 does it before."""
         first_pass = inspect.unwrap(processing.StableDiffusionProcessingTxt2Img.sample)
         return decoded * 2 - 1 if CLAMPED in first_pass.__code__.co_names and bool((decoded >= 0).all()) else decoded
 
