@@ -170,6 +170,7 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
     "backend/modules/k_prediction.py": ("self.register_buffer('sigmas'", "self.prediction_type"),
     "backend/diffusion_engine/flux.py": ("class Flux(ForgeDiffusionEngine)",),  # by which it is refused
     "modules/gradio_extensions.py": ("kwargs['js'] = kwargs.pop('_js')",),
+    "modules/processing.py": (*LINES["FORGE_ROOT"]["modules/processing.py"], "self.nmask = self.nmask[None, :, :, :]"),
 }
 
 # What `get_sigmas` of any of them reads of a job: Neo asks which family a checkpoint is of, and for one schedule how large the picture will be.

@@ -45,7 +45,8 @@ def fix_colours(p: Any, pictures: Tensor) -> None:
     if job is None or not job.ran or not width:
         return
     nmask = getattr(p, "nmask", None) if getattr(p, "mask", None) is not None else None
-    kept = None if nmask is None else 1 - nmask[None, :1].detach().float().to(pictures.device)
+    # (C, h, w), all channels alike; on Neo (1, C, h, w)
+    kept = None if nmask is None else 1 - nmask.reshape(-1, 1, *nmask.shape[-2:])[:1].detach().float().to(pictures.device)
     for picture, small in zip(pictures, job.small, strict=False):
         if picture.shape[-1] >= small.width and picture.shape[-2] >= small.height:
             picture.copy_(_fixed(picture[None], _tensor(small).to(picture), width, kept, job.around)[0].clamp(0, 1))

@@ -89,6 +89,31 @@ def test_a_batch_with_a_mask_does(on_both, picture):
     assert far(made[0].crop((0, 72, 128, 128)), expected[0].crop((0, 72, 128, 128))) < 64
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_mask_with_an_axis_for_the_batch_is_the_same_mask(host, forge, monkeypatch, picture, batch_size):
+    """As Neo has it; 1.10.1's and Forge's begins with the channels."""
+    mask = Image.linear_gradient("L").resize((64, 64)).point(lambda value: 255 * (value > 128))
+    settings = {"enabled": True, "phases": "progressive", "colour_fix": 4.0}
+
+    def once():
+        torch.manual_seed(1)  # Forge's noise over what the mask keeps has no seed of its own
+        p = host.picture_job(settings, init_images=[picture], width=192, height=192, image_mask=mask, batch_size=batch_size, sampler_name="euler")
+        made = host.run(p)
+        assert not p.scripts.reports
+        return made
+
+    forge()
+    expected = once()
+    init = host.processing.StableDiffusionProcessingImg2Img.init
+
+    def with_an_axis(self, *args):
+        init(self, *args)
+        self.mask, self.nmask = self.mask[None], self.nmask[None]
+
+    monkeypatch.setattr(host.processing.StableDiffusionProcessingImg2Img, "init", with_an_axis)
+    assert [far(one, other) for one, other in zip(once(), expected, strict=True)] == [0] * batch_size
+
+
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_prompts_of_several_parts_keep_their_words_in_whichever_order_the_rows_come(host, on_both, kind):
     settings = {"method": "accdiffusion", "word_threshold": 0.5}
