@@ -58,6 +58,7 @@ class Recipe:
     unet_batch: int = 64
     unet_rate: float = 1.0
     style_dropout: float = 0.15
+    centre: float = -0.6  # of the timesteps' density: shapes are decided above it, and enlarging begins below
 
 
 def local_contrast(x: Tensor) -> list[Tensor]:
@@ -123,15 +124,19 @@ def autoencoder_loss(
     return loss + 0.5 * bigger + 0.05 * smaller
 
 
-def unet_loss(model: UNet, z: Tensor, style: Tensor, alphas: Tensor, dropout: float, noise: torch.Generator) -> Tensor:
+def unet_loss(model: UNet, z: Tensor, style: Tensor, alphas: Tensor, dropout: float, centre: float, noise: torch.Generator) -> Tensor:
     """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) z (Salimans and Ho, "Progressive Distillation", 2022).
 
     The timesteps of a batch are the quantiles of a logit-normal density, spread evenly from a random first one (Kingma et al., "Variational
-    Diffusion Models", 2021): most of them where shapes are decided, as Esser et al., "Scaling rectified flow transformers", 2024, found best.
+    Diffusion Models", 2021; the density after Esser et al., "Scaling rectified flow transformers", 2024).
+
+    Args:
+        z: (n, 4, h, w) of unit variance. `style`: (n,). `alphas`: (1000,).
+        dropout: share of the pictures that are shown without their style. `centre`: the density's, as a logit.
     """
     n, device = len(z), z.device
     quantiles = (torch.arange(n, device=device) + torch.rand((), generator=noise, device=device)) / n
-    t = (1000 * torch.sigmoid(torch.special.ndtri(quantiles) - 0.1)).long().clamp(max=999)
+    t = (1000 * torch.sigmoid(torch.special.ndtri(quantiles) + centre)).long().clamp(max=999)
     a = alphas[t][:, None, None, None]
     e = torch.randn(z.shape, generator=noise, device=device)
     style = torch.where(torch.rand(n, generator=noise, device=device) < dropout, torch.full_like(style, len(STYLE_NAMES)), style)
@@ -212,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
         rng, noise = generators(3, step, part)
         pick = torch.from_numpy(rng.integers(len(z), size=recipe.unet_batch // PARTS)).to(device)
         with autocast(device):
-            return unet_loss(unet, z[pick], styles[pick], alphas, recipe.style_dropout, noise)
+            return unet_loss(unet, z[pick], styles[pick], alphas, recipe.style_dropout, recipe.centre, noise)
 
     def export(average: Module) -> None:
         """The model as it is, to use, and the checkpoint at half its size, to keep."""
