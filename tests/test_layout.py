@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-HOST = {"modules", "gradio", "fastapi"}
+HOST = {"modules", "backend", "gradio", "fastapi"}
 
 
 def module_of(path: Path) -> str:

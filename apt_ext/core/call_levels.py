@@ -46,6 +46,14 @@ def _midway(sigma: float, rest: Sequence[float], knobs: Knobs) -> list[float]:
     return [math.sqrt(sigma * rest[0])]
 
 
+def _midway_noisy(sigma: float, rest: Sequence[float], knobs: Knobs) -> list[float]:
+    """Of rectified flow's times, between the ratios of noise to picture."""
+    if not knobs.flow:
+        return _midway(sigma, rest, knobs)
+    ratio = math.sqrt(sigma / (1 - sigma) * rest[0] / (1 - rest[0]))
+    return [ratio / (1 + ratio)]
+
+
 def _midway_down(sigma: float, rest: Sequence[float], knobs: Knobs) -> list[float]:
     """To where an ancestral step goes down before it adds its noise."""
     after = rest[0]
@@ -60,7 +68,7 @@ def _midway_down(sigma: float, rest: Sequence[float], knobs: Knobs) -> list[floa
 INNER: dict[str, Callable[[float, Sequence[float], Knobs], list[float]]] = {
     "heun": _next,
     "dpm_2": _midway,
-    "dpmpp_sde": _midway,
+    "dpmpp_sde": _midway_noisy,
     "dpm_2_ancestral": _midway_down,
     "dpmpp_2s_ancestral": _midway_down,
     "heunpp2": _next_two,

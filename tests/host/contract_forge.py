@@ -95,6 +95,7 @@ LINES = {
         "backend/diffusion_engine/flux.py": ("class Flux(ForgeDiffusionEngine)", "PredictionFlux(mu=1.0)"),
         "backend/diffusion_engine/sd35.py": ("class StableDiffusion3(ForgeDiffusionEngine)", "PredictionDiscreteFlow(shift=3.0)", "self.is_sd3 = True"),
         "k_diffusion/sampling.py": ("isinstance(model.inner_model.predictor, PredictionFlux)",),
+        "backend/args.py": ("dynamic_args = dict(",),
         "modules/sd_samplers_kdiffusion.py": ("xi = self.model_wrap.predictor.noise_scaling(sigma_sched[0], noise, x, max_denoise=False)",),
         "backend/diffusion_engine/sdxl.py": (
             "self.embedder = Timestep(256)",
@@ -157,8 +158,17 @@ LINES = {
     },
 }
 
-# Neo's are Forge's, but for these; it has no SD3, and its samplers for Flux are in a file that nothing is asked of.
+# Of Neo's samplers that add noise those that add it as rectified flow needs it, and by what they are told from Forge's.
+NOISE_BY_SNR = ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm")
+SNR = "sigma_to_half_log_snr"
+
+# Neo's are Forge's, but for these; it has no SD3.
 SIGNATURES["NEO_ROOT"] = {file: names for file, names in SIGNATURES["FORGE_ROOT"].items() if file != "backend/nn/flux.py"} | {
+    "backend/nn/flux.py": {
+        "IntegratedFluxTransformer2DModel.forward": "self x timestep context y guidance ref_latents control transformer_options **kwargs",
+        "IntegratedFluxTransformer2DModel.process_img": "self x index h_offset w_offset",
+    },
+    "modules_forge/packages/k_diffusion/sampling.py": {SNR: "sigma model_sampling", "_is_const": "sampling"},
     "backend/sampling/sampling_function.py": SIGNATURES["FORGE_ROOT"]["backend/sampling/sampling_function.py"]
     | {"sampling_function": "self denoiser_params cond_scale cond_composition extra_model_options"},
 }
@@ -167,8 +177,24 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
         *(line for line in LINES["FORGE_ROOT"]["backend/sampling/sampling_function.py"] if line != ASKED),
         "unet.memory_required(",  # the clone itself
     ),
-    "backend/modules/k_prediction.py": ("self.register_buffer('sigmas'", "self.prediction_type"),
-    "backend/diffusion_engine/flux.py": ("class Flux(ForgeDiffusionEngine)",),  # by which it is refused
+    "backend/modules/k_prediction.py": (
+        "self.register_buffer('sigmas'",
+        "self.prediction_type",
+        "sigma * (noise_scale * noise) + (1.0 - sigma) * latent_image",
+        "model_input - model_output * sigma",
+        "super().__init__(sigma_data=None, prediction_type='const')",
+    ),
+    "backend/diffusion_engine/flux.py": (
+        "class Flux(ForgeDiffusionEngine)",
+        "if not dynamic_args.kontext:\n                dynamic_args.ref_latents.clear()",  # so that only Kontext has references
+    ),
+    "backend/args.py": ("def get(cls, key, default=None)", "kontext: bool = False"),
+    "backend/loader.py": ("dynamic_args.kontext = 'kontext' in str(sd).lower()",),
+    "modules_forge/packages/k_diffusion/sampling.py": (
+        "if _is_const(model.inner_model.predictor)",
+        "return sampling.prediction_type == 'const'",
+        "model.inner_model.predictor.noise_scaling(sigmas[i + 1]",
+    ),
     "modules/gradio_extensions.py": ("kwargs['js'] = kwargs.pop('_js')",),
     "modules/processing.py": (*LINES["FORGE_ROOT"]["modules/processing.py"], "self.nmask = self.nmask[None, :, :, :]"),
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
+from backend.args import dynamic_args
 from modules import processing, sd_models, shared
 from torch import Tensor, nn
 
@@ -19,8 +21,11 @@ __all__ = ["Forge"]
 
 FLOWS = {"StableDiffusion3": "sd3", "Flux": "flux"}
 """Its engines of rectified flow that windows are made for, by their classes."""
-SHIFTED = "PredictionFlux"
-"""The predictor by which two of its samplers tell that they have to add noise as rectified flow needs it."""
+SHIFTED, NOISY = "PredictionFlux", ("euler_ancestral", "dpm_2_ancestral")
+"""The predictor by which two of Forge's samplers tell that they have to add noise as rectified flow needs it, and the two."""
+BY_SNR, NOISY_BY_SNR = "sigma_to_half_log_snr", ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm")
+"""What Neo's samplers have for it, whatever the predictor, and those that add it so."""
+SAMPLERS = "k_diffusion.sampling"  # each has its own, loaded when it starts; importing it here would be another one's
 
 CLAMPED = "clamp"
 """What a first pass that hands over pictures in 0..1 calls, and no other."""
@@ -72,14 +77,17 @@ class Forge(ForgeKin):
                 return "sd1"
         kind = type(model).__name__
         if predicted == "const" and kind in FLOWS:
-            if not hasattr(model, "is_sd3"):
-                raise ValueError(f"{kind} checkpoints were never tried with windows on Forge Neo; choose an SD 1.x or SDXL checkpoint there, or use Forge")
+            if dynamic_args.get("kontext"):
+                raise ValueError("Flux Kontext would see the whole reference picture in every window; choose another Flux, SDXL or SD 1.x checkpoint")
             return FLOWS[kind]
-        raise ValueError(f"{kind} checkpoints are not supported yet; choose an SD 1.x, SD 2.x, SDXL, SD3 or Flux checkpoint")
+        flow = " of rectified flow" if predicted == "const" else ""  # SDXL is told of by it
+        raise ValueError(f"{kind} checkpoints{flow} are not supported yet; choose an SD 1.x, SD 2.x, SDXL, SD3 or Flux checkpoint")
 
     def flow_samplers(self, model: Any) -> Collection[str]:
-        """See `Host`. With the predictor of SD3 they take it for any other."""
-        return ("euler_ancestral", "dpm_2_ancestral") if type(_predictor(model)).__name__ == SHIFTED else ()
+        """See `Host`. With the predictor of SD3 Forge's take it for any other."""
+        if hasattr(sys.modules.get(SAMPLERS), BY_SNR):
+            return NOISY_BY_SNR
+        return NOISY if type(_predictor(model)).__name__ == SHIFTED else ()
 
     def alphas_cumprod(self, model: Any) -> Tensor:
         """As its samplers by timesteps make them."""

@@ -5,8 +5,9 @@ What it has in common with Forge is written down in `tests/host/contract_forge.p
 
 from __future__ import annotations
 
+import sys
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ import torch
 from tests.host.forge import denoiser
 from tests.host.forge.backend import ForgeObjects, KModel, UnetPatcher
 
-__all__ = ["become_forge", "forged", "neo_s_passes"]
+__all__ = ["DYNAMIC", "become_forge", "forged", "neo_s_passes"]
+
+DYNAMIC: dict[str, Any] = {}
+"""What it knows of the loaded checkpoint by its file's name."""
 
 
 def forged(model: Any) -> Any:
@@ -42,6 +46,10 @@ def become_forge(host: Any, root: Any, monkeypatch: Any, package: str = "backend
     detect = host.adapter("detect")
     monkeypatch.setattr(detect, "modules", SimpleNamespace(__path__=[str(root / "modules")]))
     detect.host.cache_clear()
+    args: Any = ModuleType("backend.args")
+    args.dynamic_args = DYNAMIC
+    monkeypatch.setitem(sys.modules, "backend", ModuleType("backend"))
+    monkeypatch.setitem(sys.modules, "backend.args", args)
     forged(host.model)
     cfg, kdiffusion, timesteps = host.sd_samplers_cfg_denoiser, host.sd_samplers_kdiffusion, host.sd_samplers_timesteps
     monkeypatch.setattr(cfg.CFGDenoiser, "forward", denoiser.forward)

@@ -1,6 +1,8 @@
-"""Jobs with checkpoints of rectified flow, on 1.10.1 and on Forge."""
+"""Jobs with checkpoints of rectified flow, on 1.10.1, on Forge and on Forge Neo."""
 
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -8,12 +10,13 @@ from PIL import Image
 from apt_ext.checkpoints.networks import flow_denoiser
 from apt_ext.core.upscale import sample_with, upscale
 from apt_ext.core.views import ViewCalls
+from tests.host.contract_forge import NOISE_BY_SNR, SNR
 from tests.host.double.flow import Flux, StableDiffusion3
 from tests.host.double.jobs import ON, far, nothing_left
-from tests.host.forge import become_forge
+from tests.host.forge import DYNAMIC, become_forge, neo_s_passes
 
 pytestmark = pytest.mark.usefixtures("settings_page")
-HOSTS = [("WebUI", StableDiffusion3), ("Forge", StableDiffusion3), ("Forge", Flux)]
+HOSTS = [("WebUI", StableDiffusion3), ("Forge", StableDiffusion3), ("Forge", Flux), ("Neo", Flux)]
 WHOLE = {"method": "multidiffusion", "window": "128x128", "matching": 0.0, "gamma": 0.0, "colour_fix": 0.0, "reanchor": "off"}
 
 
@@ -27,8 +30,11 @@ def loaded(host, tmp_path, monkeypatch):
         host.sd_models.known["base"] = host.model
         host.sd_models.reload_model_weights()
         host.shared.opts.apt_window_sd3 = host.shared.opts.apt_window_flux = 64
-        if name == "Forge":
+        if name != "WebUI":
             become_forge(host, tmp_path, monkeypatch)
+        if name == "Neo":
+            neo_s_passes(host, monkeypatch)
+            monkeypatch.setitem(sys.modules, "k_diffusion.sampling", SimpleNamespace(**{SNR: None}))
 
     return load
 
@@ -117,7 +123,7 @@ def test_regions_have_their_own_words(host, loaded, job_of_kind):
             "words per window cannot be told apart on (SD3|Flux) checkpoints, which have no cross-attention",
         ),
         ({}, {"tiling": True}, "a seamless picture cannot be made with this checkpoint, whose network has no layers that go round the border"),
-        ({}, {"sampler_name": "dpmpp_sde"}, "sampler 'dpmpp_sde' adds noise in proportions that are wrong"),
+        ({}, {"sampler_name": "dpmpp_2s_ancestral"}, "sampler 'dpmpp_2s_ancestral' adds noise in proportions that are wrong"),
         ({}, {"sampler_name": "ddim"}, "sampler 'ddim' steps through the timesteps"),
         ({"window": "72x72"}, {}, "multiples of 16 pixels; use 64x64"),
     ],
@@ -138,16 +144,32 @@ def test_control_units_which_the_network_would_not_look_at_are_refused(host, loa
         host.detect.host().control_of(None)
 
 
-def test_only_forge_with_flux_adds_noise_as_it_has_to(host, loaded):
-    for (name, checkpoint), noisy in zip(HOSTS, [(), (), ("euler_ancestral", "dpm_2_ancestral")], strict=True):
-        if name == "Forge" and checkpoint is Flux:
-            loaded("WebUI", Flux)
-            from tests.host.forge import forged
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "noisy"),
+    [(*served, noisy) for served, noisy in zip(HOSTS, [(), (), ("euler_ancestral", "dpm_2_ancestral"), NOISE_BY_SNR], strict=True)],
+)
+def test_forge_with_flux_and_neo_add_noise_as_it_has_to_with_some_samplers(host, loaded, name, checkpoint, noisy):
+    loaded(name, checkpoint)
+    assert tuple(host.detect.host().flow_samplers(host.model)) == noisy
 
-            forged(host.model)
-        else:
-            loaded(name, checkpoint)
-        assert tuple(host.detect.host().flow_samplers(host.model)) == noisy
+
+def test_kontext_is_refused_whose_reference_every_window_would_see(host, loaded, job_of_kind, monkeypatch):
+    loaded("Neo", Flux)
+    monkeypatch.setitem(DYNAMIC, "kontext", True)
+    with pytest.raises(host.adapter("errors").APTError, match="Flux Kontext would see the whole reference picture in every window; choose another Flux"):
+        host.run(job_of_kind("picture", sampler_name="euler"))
+    assert not host.model.calls
+    monkeypatch.setitem(DYNAMIC, "kontext", False)
+    host.run(job_of_kind("picture", sampler_name="euler"))
+    assert host.model.calls
+
+
+@pytest.mark.parametrize("name", ["Forge", "Neo"])
+def test_other_checkpoints_of_rectified_flow_are_refused_in_a_sentence(host, loaded, job_of_kind, name):
+    loaded(name, type("Chroma", (Flux,), {}))
+    with pytest.raises(host.adapter("errors").APTError, match=r"Chroma checkpoints of rectified flow are not supported yet; choose an? .*Flux"):
+        host.run(job_of_kind("picture", sampler_name="euler"))
+    assert not host.model.calls
 
 
 def test_the_job_is_the_core_s_own_in_k_diffusion_s_coordinates(host, loaded, job_of_kind, sampling, monkeypatch):
