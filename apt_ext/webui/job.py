@@ -19,7 +19,7 @@ from apt_ext.webui.hosts.attention import check_hooks
 from apt_ext.webui.hosts.borders import check_seamless, seamless_axes
 from apt_ext.webui.hosts.checkpoint import family_of
 from apt_ext.webui.hosts.detect import check_host, host
-from apt_ext.webui.hosts.extensions import ended_on_failure
+from apt_ext.webui.hosts.extensions import check_extensions, ended_on_failure
 from apt_ext.webui.latents import vae
 from apt_ext.webui.latents.sources import hires_sizes_of, no_larger, picture_sizes_of
 from apt_ext.webui.latents.upscalers import LATENT, NONE, hires_upscaler, host_name, resolved
@@ -103,6 +103,7 @@ def _check(p: Any, request: Request) -> None:
         p.comment(HIRES_OFF)
         return
     family_of(shared.sd_model)
+    check_extensions(p)
     job = job_of(p)
     assert job is not None
     job.around = seamless_axes(shared.sd_model, bool(p.tiling))

@@ -148,6 +148,19 @@ LINES = {
             "self.control_input = None",
         ),
         "modules_forge/forge_sampler.py": (ASKED,),
+        # Why it loads no SD3: what it makes for one has no `model`, and no text encoder of the three kinds that it goes on with.
+        "modules_forge/forge_loader.py": (
+            "is_sd3 = 'model.diffusion_model.x_embedder.proj.weight' in state_dict",
+            "sd_model = torch.nn.Module()",
+            "sd_model.model.diffusion_model = forge_objects.unet.model.diffusion_model",
+        ),
+        # Which makes flow models of any checkpoint: refused by its title, its modes and its first two arguments.
+        "extensions-builtin/reForge-advanced_model_sampling/scripts/advanced_model_sampling_script.py": (
+            "return 'Advanced Model Sampling for reForge'",
+            "self.sampling_mode in ['SD3', 'Aura Flow', 'Flux']",
+            "self.enabled, self.sampling_mode, self.discrete_sampling, ",
+            "sampler.sample_img2img = patched_sample_img2img",
+        ),
         "ldm_patched/modules/model_base.py": ("self.model_sampling = ",),
         "modules/sd_samplers_cfg_denoiser.py": (
             "fake_sigmas[sigma.round().long()",

@@ -65,3 +65,46 @@ def test_a_tiled_vae_of_another_extension_is_said(host, job_of_kind, tiled):
     p = job_of_kind("text", {"tiled_vae": tiled})
     assert far(host.run(p)[0], expected) == 0
     assert list(p.comments) == [host.job.OTHER_TILES] * tiled
+
+
+class ModelSampling:
+    """reForge's own extension for a checkpoint's noise levels: its first arguments say whether it is on, and in which mode."""
+
+    def __init__(self, before, count):
+        self.args_from, self.args_to = before, before + count
+
+    def title(self):
+        return "Advanced Model Sampling for reForge"
+
+    def process(self, p):
+        pass
+
+    def postprocess(self, p, processed):
+        pass
+
+
+@pytest.fixture
+def with_model_sampling(job_of_kind):
+    """A job of a kind, with that extension's arguments behind APT's."""
+
+    def made(kind, *args):
+        p = job_of_kind(kind, ON)
+        p.scripts.alwayson_scripts.append(ModelSampling(len(p.script_args), len(args)))
+        p.script_args += args
+        return p
+
+    return made
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize("mode", ["SD3", "Aura Flow", "Flux"])
+def test_a_checkpoint_made_one_of_rectified_flow_is_refused_in_a_sentence(host, with_model_sampling, kind, mode):
+    sentence = f"^Advanced Model Sampling's mode '{mode}' makes this checkpoint one of rectified flow, which no window knows of; turn it or APT off$"
+    with pytest.raises(host.adapter("errors").APTError, match=sentence):
+        host.run(with_model_sampling(kind, True, mode, "v_prediction"))
+    assert not host.model.calls
+
+
+@pytest.mark.parametrize("args", [(False, "SD3", "v_prediction"), (True, "Discrete", "v_prediction"), ()])
+def test_other_modes_and_a_switch_that_is_off_are_no_reason(host, with_model_sampling, args):
+    assert host.run(with_model_sampling("picture", *args))[0].size == (128, 128)

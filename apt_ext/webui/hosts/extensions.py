@@ -1,4 +1,4 @@
-"""What other extensions have done to the loaded checkpoint that does not go together with windows: set aside for a while."""
+"""What other extensions do to the loaded checkpoint that does not go together with windows: refused, or set aside for a while."""
 
 from __future__ import annotations
 
@@ -12,13 +12,32 @@ from torch import nn
 
 from apt_ext.webui.hosts.detect import host
 
-__all__ = ["HYPERTILE", "ended_on_failure", "hypertile_aside", "idle"]
+__all__ = ["HYPERTILE", "check_extensions", "ended_on_failure", "hypertile_aside", "idle"]
 
 HYPERTILE = "APT: Hypertile takes every window for a picture of the whole one's aspect, so inside the windows the U-Net works without it."
 # Whose hooks stay on the model until their script is told of the end of the job.
 HOOKED = ("Self Attention Guidance", "Kohya Hires.fix", "NegPiP", "Regional Prompter")
 ENDED = "apt_ended"  # on an error: those extensions have been told
+MODEL_SAMPLING = "Advanced Model Sampling for reForge"  # its first two arguments: whether it is on, and its mode
+AS_FLOW = ("SD3", "Aura Flow", "Flux")
+"""Its modes that take any checkpoint for one of rectified flow. It puts an image pass of its own before the sampler's, where APT has its own."""
 HYPERTILE_LAYER = "__webui_hypertile_params"  # on a layer of the UNet that Hypertile has in its hands
+
+
+def check_extensions(p: Any) -> None:
+    """Make sure that no other extension makes another kind of checkpoint of the loaded one.
+
+    Raises:
+        ValueError: where one does, which no window would know of.
+    """
+    for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", ()):
+        if script.title() != MODEL_SAMPLING:
+            continue
+        on, mode, *_ = (*(p.script_args or ())[script.args_from : script.args_to], False, "")
+        if on and mode in AS_FLOW:
+            raise ValueError(
+                f"Advanced Model Sampling's mode {mode!r} makes this checkpoint one of rectified flow, which no window knows of; turn it or APT off"
+            )
 
 
 @contextmanager
