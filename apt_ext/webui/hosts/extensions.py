@@ -33,7 +33,8 @@ def check_extensions(p: Any) -> None:
     for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", ()):
         if script.title() != MODEL_SAMPLING:
             continue
-        on, mode, *_ = (*(p.script_args or ())[script.args_from : script.args_to], False, "")
+        given: list[Any] = [*list(p.script_args or ())[script.args_from : script.args_to], False, ""]
+        on, mode, *_ = given
         if on and mode in AS_FLOW:
             raise ValueError(
                 f"Advanced Model Sampling's mode {mode!r} makes this checkpoint one of rectified flow, which no window knows of; turn it or APT off"
