@@ -4,6 +4,7 @@
 SIGNATURES = {
     "modules/devices.py": {"autocast": "disable", "torch_gc": ""},
     "modules/errors.py": {"report": "message exc_info"},
+    "modules/extra_networks.py": {"activate": "p extra_network_data"},
     "modules/images.py": {
         "flatten": "img bgcolor",
         "get_font": "fontsize",
@@ -126,14 +127,15 @@ FIELDS = {
     "modules/processing.py": {
         "DecodedSamples": "already_decoded",
         "Processed": "images infotexts",
-        "StableDiffusionProcessing": "batch_size cfg_scale comments denoising_strength eta extra_generation_params firstpass_image firstpass_steps height"
+        "StableDiffusionProcessing": "all_prompts batch_size cfg_scale comments denoising_strength disable_extra_networks eta extra_generation_params"
+        " extra_network_data firstpass_image firstpass_steps height"
         " is_api is_hr_pass iteration n_iter negative_prompts outpath_samples paste_to prompts refiner_checkpoint_info rng s_churn"
         " s_tmax s_tmin sampler sampler_name sampler_noise_scheduler_override scheduler script_args"
         " scripts seed_resize_from_h seed_resize_from_w seeds steps subseed_strength subseeds tiling width",
         "StableDiffusionProcessingImg2Img": "image_mask init_images init_latent initial_noise_multiplier inpaint_full_res inpainting_fill mask"
         " nmask resize_mode",
-        "StableDiffusionProcessingTxt2Img": "enable_hr hr_checkpoint_info hr_prompts hr_resize_x hr_resize_y hr_sampler_name hr_scale hr_scheduler"
-        " hr_second_pass_steps hr_upscale_to_x hr_upscale_to_y hr_upscaler latent_scale_mode truncate_x truncate_y",
+        "StableDiffusionProcessingTxt2Img": "enable_hr hr_checkpoint_info hr_extra_network_data hr_prompts hr_resize_x hr_resize_y hr_sampler_name hr_scale"
+        " hr_scheduler hr_second_pass_steps hr_upscale_to_x hr_upscale_to_y hr_upscaler latent_scale_mode truncate_x truncate_y",
     },
     "modules/prompt_parser.py": {
         "ComposableScheduledPromptConditioning": "schedules weight",

@@ -66,6 +66,16 @@ MODIFIED = "model, x, timestep, uncond, cond, cond_scale, model_options, seed = 
 CALLED = "model_options['model_function_wrapper'](model.apply_model, {'input': input_x, 'timestep': timestep_, 'c': c, 'cond_or_uncond': cond_or_uncond})"
 ASKED = "unet.model_options.get('memory_peak_estimation_modifier', unet.memory_required)"
 
+# Where the LoRAs that are on are left, and what of a UNet a checkpoint that is loaded again is given back.
+NETWORKS = ("current_sd.forge_objects_after_applying_lora = current_sd.forge_objects.shallow_copy()",)
+ATTACHED = (
+    "self.controlnet_linked_list = None",
+    "self.extra_concat_condition = None",
+    "self.extra_preserved_memory_during_sampling = 0",
+    "self.extra_model_patchers_during_sampling = []",
+)
+PATCHES = ("self.patches = {}", "self.object_patches = {}", "self.model_options = {'transformer_options': {}}")
+
 # Root -> file -> what occurs in it, as Python writes its own syntax tree.
 LINES = {
     "FORGE_ROOT": {
@@ -104,7 +114,9 @@ LINES = {
         ),
         "backend/diffusion_engine/sd15.py": ("self.is_sd1 = True", "self.text_processing_engine ="),
         "backend/nn/unet.py": ("self.heads = heads", "self.to_q = ", "self.to_k = ", "self.attn2 = "),
-        "backend/patcher/unet.py": ("self.controlnet_linked_list = None",),
+        "backend/patcher/base.py": ("self.lora_patches = {}", *PATCHES[1:]),
+        "backend/patcher/unet.py": ATTACHED,
+        "extensions-builtin/sd_forge_lora/networks.py": NETWORKS,
         "backend/patcher/controlnet.py": (
             "x_noisy.shape[0] != self.cond_hint.shape[0]",
             "self.cond_hint_original",
@@ -125,6 +137,9 @@ LINES = {
         "modules/gradio_extensions.py": ("kwargs['js'] = kwargs['_js']",),
     },
     "CLASSIC_ROOT": {
+        "extensions-builtin/Lora/networks.py": NETWORKS,
+        "ldm_patched/modules/model_patcher.py": PATCHES,
+        "modules_forge/unet_patcher.py": ATTACHED,
         "ldm_patched/modules/samplers.py": (CALLED, "c['control_model'] = control", "transformer_options['cond_mark']"),
         "modules_forge/forge_sampler.py": (MODIFIED, ASKED, "self.inner_model.inner_model.forge_objects.unet.model"),
         "ldm_patched/modules/model_base.py": ("self.model_sampling = ",),
@@ -134,6 +149,9 @@ LINES = {
         "modules/sd_samplers_common.py": ("cfg_denoiser.update_inner_model()",),
     },
     "REFORGE_ROOT": {
+        "extensions-builtin/Lora/networks.py": NETWORKS,
+        "ldm_patched/modules/model_patcher.py": (*PATCHES, "self.patches_uuid = uuid.uuid4()"),
+        "modules_forge/unet_patcher.py": ATTACHED,
         "ldm_patched/modules/samplers.py": (
             CALLED,
             "v.size()",
@@ -197,6 +215,7 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
         "model_input - model_output * sigma",
         "super().__init__(sigma_data=None, prediction_type='const')",
     ),
+    "backend/patcher/base.py": (*PATCHES, "self.patches_uuid = uuid.uuid4()"),
     "backend/diffusion_engine/flux.py": (
         "class Flux(ForgeDiffusionEngine)",
         "if not dynamic_args.kontext:\n                dynamic_args.ref_latents.clear()",  # so that only Kontext has references

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
 from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, without_control
-from apt_ext.webui.hosts.host import AtOnce, Control, Run, Text
+from apt_ext.webui.hosts.host import AtOnce, Control, FirstCheckpoint, Run, Text
+from apt_ext.webui.hosts.networks import Networks
 from apt_ext.webui.model import crop_embedding, family_of, no_words
 
 __all__ = ["A1111", "fused_inside"]
@@ -56,18 +57,20 @@ class _FirstCheckpoint:
     """The checkpoint that a pass begins with, for all of its phases: the host's refiner puts another in its place within one.
 
     Args:
+        p: the job.
         denoiser: the sampler's CFG denoiser.
     """
 
-    def __init__(self, denoiser: Any):
-        self._denoiser, self._own = denoiser, shared.sd_model.sd_checkpoint_info
+    def __init__(self, p: Any, denoiser: Any):
+        self._denoiser, self._own, self._networks = denoiser, shared.sd_model.sd_checkpoint_info, Networks(p)
 
     def restore(self) -> None:
-        """Have it loaded again, before a later phase."""
+        """See `FirstCheckpoint`. A checkpoint of another kind is made anew, and then the host lets go of the networks."""
         if shared.sd_model.sd_checkpoint_info == self._own:
             return
         with sd_models.SkipWritingToConfig():
             sd_models.reload_model_weights(info=self._own)
+        self._networks.activate()
         self._denoiser.model_wrap = None  # made anew for the loaded one
 
 
@@ -155,9 +158,9 @@ class A1111:
         """As they are."""
         return decoded
 
-    def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
+    def first_checkpoint(self, p: Any, denoiser: Any) -> FirstCheckpoint:
         """See `Host`."""
-        return _FirstCheckpoint(denoiser)
+        return _FirstCheckpoint(p, denoiser)
 
     def control_of(self, p: Any) -> Control:
         """Those of sd-webui-controlnet."""

@@ -31,19 +31,6 @@ CLAMPED = "clamp"
 """What a first pass that hands over pictures in 0..1 calls, and no other."""
 
 
-class _FirstCheckpoint:
-    """See `Host.first_checkpoint`. The host's parameters still name it: the refiner only borrows them."""
-
-    def __init__(self, denoiser: Any):
-        self._denoiser, self._own = denoiser, shared.sd_model.sd_checkpoint_info
-
-    def restore(self) -> None:
-        if shared.sd_model.sd_checkpoint_info == self._own:
-            return
-        sd_models.forge_model_reload()
-        self._denoiser.model_wrap = None  # made anew for the loaded one
-
-
 class Forge(ForgeKin):
     """See `hosts.host.Host`."""
 
@@ -130,9 +117,9 @@ class Forge(ForgeKin):
         first_pass = inspect.unwrap(processing.StableDiffusionProcessingTxt2Img.sample)
         return decoded * 2 - 1 if CLAMPED in first_pass.__code__.co_names and bool((decoded >= 0).all()) else decoded
 
-    def first_checkpoint(self, denoiser: Any) -> _FirstCheckpoint:
-        """See `Host`."""
-        return _FirstCheckpoint(denoiser)
+    def load_again(self, checkpoint: Any) -> None:
+        """The host's parameters still name it: the refiner only borrows them."""
+        sd_models.forge_model_reload()
 
 
 def _predictor(model: Any) -> Any:

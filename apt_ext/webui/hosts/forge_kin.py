@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,10 +12,41 @@ from torch import Tensor, nn
 from apt_ext.webui.hosts.arguments import FLAT, Arguments
 from apt_ext.webui.hosts.forge_control import ForgeControl, control_of, options_of_call
 from apt_ext.webui.hosts.forge_seam import Called, fused_inside
-from apt_ext.webui.hosts.host import AtOnce, Run
+from apt_ext.webui.hosts.host import AtOnce, FirstCheckpoint, Run
+from apt_ext.webui.hosts.networks import Networks
 from apt_ext.webui.model import family_of
 
 __all__ = ["ForgeKin"]
+
+
+ATTACHED = (
+    *("lora_patches", "patches", "patches_uuid"),  # whichever the host has: of LoRAs, and of what else changes weights
+    *("object_patches", "weight_wrapper_patches", "model_options"),
+    *("controlnet_linked_list", "extra_concat_condition", "extra_preserved_memory_during_sampling", "extra_model_patchers_during_sampling"),
+)
+"""What the host and its extensions put on a checkpoint's UNet before a pass, and a clone of it keeps; none of it is the model's own."""
+
+
+class _FirstCheckpoint:
+    """See `Host.first_checkpoint`. The host makes the model anew, and its refiner's has none of what was put on this one."""
+
+    def __init__(self, p: Any, denoiser: Any, load_again: Callable[[Any], None]):
+        self._denoiser, self._own, self._load_again, self._networks = denoiser, shared.sd_model.sd_checkpoint_info, load_again, Networks(p)
+        # Not the UNet itself: the host has to be able to let go of its weights.
+        unet = vars(shared.sd_model.forge_objects.unet)
+        self._attached = {name: unet[name] for name in ATTACHED if name in unet}
+
+    def restore(self) -> None:
+        if shared.sd_model.sd_checkpoint_info == self._own:
+            return
+        self._load_again(self._own)
+        self._networks.activate()
+        model = shared.sd_model
+        model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
+        unet = model.forge_objects.unet = model.forge_objects.unet.clone()
+        for name, value in self._attached.items():
+            setattr(unet, name, value)
+        self._denoiser.model_wrap = None  # made anew for the loaded one
 
 
 class ForgeKin:
@@ -59,6 +90,14 @@ class ForgeKin:
             cond["c_concat"] = image
         levels = sigma.expand(len(clean))
         unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
+
+    def load_again(self, checkpoint: Any) -> None:
+        """Have a job's own checkpoint loaded in place of the refiner's, by its information."""
+        raise NotImplementedError
+
+    def first_checkpoint(self, p: Any, denoiser: Any) -> FirstCheckpoint:
+        """See `Host`."""
+        return _FirstCheckpoint(p, denoiser, self.load_again)
 
     def hires_as_first(self, p: Any) -> None:
         """Forge, Neo and reForge have a guidance of the hires pass, 1 where the API says nothing; the first two have modules besides, and fail."""

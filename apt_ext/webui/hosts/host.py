@@ -75,7 +75,7 @@ class FirstCheckpoint(Protocol):
     """The checkpoint that a pass begins with."""
 
     def restore(self) -> None:
-        """Have it loaded again, before a later phase."""
+        """Have it loaded again before a later phase, with the extra networks and whatever else the pass has put on it."""
         ...
 
 
@@ -166,8 +166,8 @@ class Host(Protocol):
         """(B, 3, H, W), what its first pass made, as it hands them to its hires pass -> in -1..1."""
         ...
 
-    def first_checkpoint(self, denoiser: Any) -> FirstCheckpoint:
-        """Of the pass that a denoiser is about to make."""
+    def first_checkpoint(self, p: Any, denoiser: Any) -> FirstCheckpoint:
+        """Of the pass of a job that a denoiser is about to make."""
         ...
 
     def control_of(self, p: Any) -> Control:

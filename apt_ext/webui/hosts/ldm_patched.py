@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import shared
+from modules import sd_models, shared
 from torch import Tensor
 
 from apt_ext.webui.hosts.a1111 import A1111
@@ -22,6 +22,11 @@ class LdmPatched(ForgeKin, A1111):
         """The model's own."""
         levels: Tensor = model.forge_objects.unet.model.model_sampling.sigmas
         return levels
+
+    def load_again(self, checkpoint: Any) -> None:
+        """See `ForgeKin`."""
+        with sd_models.SkipWritingToConfig():
+            sd_models.reload_model_weights(info=checkpoint)
 
     def words_refused(self) -> str | None:
         """Classic has no old implementation."""

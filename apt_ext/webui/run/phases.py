@@ -239,7 +239,7 @@ def run_phases(run: Pass, z: Tensor, whole: Tensor, args: tuple[Any, ...], steps
     """
     target, plan = size_of(whole), run.layout.plan
     done, last = 0, z
-    first = host().first_checkpoint(run.sampler.model_wrap_cfg)
+    first = host().first_checkpoint(run.p, run.sampler.model_wrap_cfg)
 
     def upsample(latent: Tensor, size: Size) -> Tensor:
         run.progress.begin(plan.phases[done])

@@ -100,6 +100,7 @@ class Model(nn.Module):
     is_sdxl = is_sd2 = is_sd3 = False
     parameterization = "eps"
     latent_channels = 4
+    strength = 0.0  # of the extra networks that act on it
 
     def __init__(self, name="base", width=2):
         super().__init__()
@@ -117,7 +118,7 @@ class Model(nn.Module):
         text, *brighter = self.model.diffusion_model(x, cond["c_crossattn"][0]).split(1, dim=1)
         bent = torch.tanh(self.model.diffusion_model.bend(x) + 0.3 * text)
         estimate = share * x + 0.3 * (1 - share) * bent
-        return estimate - sum(brighter) * MIX.sum(1)[:, None, None]
+        return estimate - (sum(brighter) + self.strength) * MIX.sum(1)[:, None, None]
 
     def get_learned_conditioning(self, texts):
         return self.cond_stage_model.encode(texts)

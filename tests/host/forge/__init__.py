@@ -25,6 +25,7 @@ def forged(model: Any) -> Any:
     """A checkpoint of the other double, as Forge keeps it."""
     unet = UnetPatcher(KModel(model))
     model.forge_objects = ForgeObjects(unet)
+    model.forge_objects_original = model.forge_objects.shallow_copy()
     model.forge_objects_after_applying_lora = model.forge_objects.shallow_copy()
     model.is_sd1 = not (model.is_sdxl or model.is_sd2 or model.is_sd3)
     stage = model.cond_stage_model
@@ -57,6 +58,9 @@ def become_forge(host: Any, root: Any, monkeypatch: Any, package: str = "backend
     monkeypatch.setattr(timesteps.CFGDenoiserTimesteps, "inner_model", property(denoiser.by_timesteps))
     monkeypatch.setattr(host.sd_samplers_common.Sampler, "run", denoiser.prepared(host.sd_samplers_common.Sampler.run))
     monkeypatch.setattr(host.processing.StableDiffusionProcessing, "tell_scripts", denoiser.tell_scripts)
+    monkeypatch.setattr(host.extra_networks, "activate", denoiser.activate)
+    monkeypatch.setattr(host.sd_models, "made_anew", forged)
+    monkeypatch.setattr(host.sd_samplers_common, "refiner_s_networks", lambda p: denoiser.activate(p, p.extra_network_data))
     monkeypatch.setattr(host.sd_models, "forge_model_reload", lambda: host.sd_models.reload_model_weights(), raising=False)
 
 

@@ -53,10 +53,11 @@ class UnetPatcher:
         self.model_options = {"transformer_options": {}}
         self.controlnet_linked_list = None
         self.extra_concat_condition = None
+        self.lora_patches = {}
 
     def clone(self):
         n = UnetPatcher(self.model)
-        n.model_options = copy.deepcopy(self.model_options)
+        n.model_options, n.lora_patches = copy.deepcopy(self.model_options), self.lora_patches.copy()
         n.controlnet_linked_list, n.extra_concat_condition = self.controlnet_linked_list, self.extra_concat_condition
         return n
 
@@ -170,6 +171,7 @@ def sampling_function(self, denoiser_params, cond_scale, cond_composition):
 def sampling_prepare(unet, x):
     rows, channels, height, width = x.shape
     FREE.asked.append(unet.model_options.get("memory_peak_estimation_modifier", unet.memory_required)([2 * rows, channels, height, width]))
+    unet.model.checkpoint[0].strength = sum(unet.lora_patches.values())
     for unit in unet.list_controlnets():
         unit.pre_run(unet.model, None)
 

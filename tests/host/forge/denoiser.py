@@ -1,4 +1,4 @@
-"""Where Forge's samplers differ: the CFG denoiser that calls the backend, and what is reset before a pass."""
+"""Where Forge's samplers differ: the CFG denoiser that calls the backend, networks that patch the UNet, and what is reset before a pass."""
 
 from types import SimpleNamespace
 
@@ -36,6 +36,7 @@ def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         x = x * (sigma**2 + 1).sqrt()[:, None, None, None]
     if sd_samplers_common.apply_refiner(self, sigma):
         cond, uncond = self.sampler.sampler_extra_args["cond"], self.sampler.sampler_extra_args["uncond"]
+        sampling_prepare(shared.sd_model.forge_objects.unet, x)
     parts, cond = prompt_parser.reconstruct_multicond_batch(cond, self.step)
     level = sigma[:, None, None, None]
     if self.mask is not None:
@@ -47,6 +48,18 @@ def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
     self.sampler.last_latent = clean
     self.step += 1
     return (x - clean) / level if own else clean
+
+
+def activate(p, extra_network_data):
+    """What is on already stays; otherwise the UNet is the checkpoint's own with these on it, and nothing else."""
+    from modules import shared
+
+    model, wanted = shared.sd_model, dict(enumerate(extra_network_data["lora"]))
+    if model.forge_objects_after_applying_lora.unet.lora_patches == wanted:
+        return
+    model.forge_objects.unet = model.forge_objects_original.unet.clone()
+    model.forge_objects.unet.lora_patches = wanted
+    model.forge_objects_after_applying_lora = model.forge_objects.shallow_copy()
 
 
 def prepared(run):

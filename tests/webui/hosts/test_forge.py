@@ -459,3 +459,46 @@ def test_words_where_prompt_editing_is_read_in_one_way_alone(host, forge, monkey
     p = host.text_job({"enabled": True, **given}, prompt="a [castle:tower:2] on a hill, red sky")
     assert far(host.run(p)[0], expected) <= 1
     assert not p.scripts.reports
+
+
+@pytest.mark.parametrize("package", ["backend", "ldm_patched"])
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_every_phase_begins_with_what_the_pass_has_put_on_its_own_checkpoint(host, forge, job_of_kind, monkeypatch, kind, package):
+    """Networks, ControlNet's units and other extensions' functions, after the refiner too, which the host gives its networks alone."""
+    forge(package)
+    refiner, unit, seen = forged(Model("refiner", width=3)), Unit(blobs(192)), []
+    host.sd_models.known["refiner"] = refiner
+    for model in (host.model, refiner):
+        monkeypatch.setattr(model, "on_call", lambda model=model: seen.append([host.shared.state.textinfo, model.sd_checkpoint_info, model.strength]))
+    get = unit.get_control
+
+    def theirs(apply, args):
+        made = apply(args["input"], args["timestep"], **args["c"])
+        seen[-1] += ["unit" if "control" in args["c"] else "", "function"]
+        return made
+
+    monkeypatch.setattr(unit, "get_control", wraps(get)(lambda x, *args: get(x, *args) if host.shared.state.textinfo else x[:, :1] * 0))
+    tell = host.processing.StableDiffusionProcessing.tell_scripts
+
+    def attach(self, *args, **kwargs):
+        """As an extension does before a pass, and the engine after it."""
+        run = self.scripts.process_before_every_sampling
+
+        def process_before_every_sampling(**given):
+            unet = host.shared.sd_model.forge_objects.unet = host.shared.sd_model.forge_objects.unet.clone()
+            unet.controlnet_linked_list = unit
+            unet.set_model_unet_function_wrapper(theirs)
+            run(**given)
+
+        self.scripts.process_before_every_sampling = process_before_every_sampling
+        tell(self, *args, **kwargs)
+        self.scripts.process_before_every_sampling = run
+
+    monkeypatch.setattr(host.processing.StableDiffusionProcessing, "tell_scripts", attach)
+    given = {"hr_scale": 3.0, "hr_prompt": "a leaf <lora:0.2>"} if kind == "text" else {"width": 192, "height": 192}
+    p = job_of_kind(kind, {"phases": "progressive"}, prompt="a leaf <lora:0.1>", steps=8, refiner_checkpoint_info="refiner", refiner_switch_at=0.4, **given)
+    host.run(p)
+    of_pass = [("base", 0.2 if kind == "text" else 0.1, "unit", "function"), ("refiner", 0.1)]
+    found = [(text.split()[2], *rest) for text, *rest in seen if text]
+    assert [one for index, one in enumerate(found) if index == 0 or one != found[index - 1]] == [(phase, *one) for phase in ("1/2", "2/2") for one in of_pass]
+    assert p.extra_network_data == {"lora": [0.1]}

@@ -109,3 +109,25 @@ def test_a_stop_while_the_refiner_s_prompts_are_encoded_gives_the_best_picture_s
     assert made.size == (128, 128)
     assert not p.scripts.reports
     nothing_left(host, samplers)
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_every_phase_begins_with_the_networks_of_its_pass(host, job_of_kind, refiner, monkeypatch, kind):
+    """The host lets go of them where it makes a checkpoint anew."""
+    seen = []
+    for model in (host.model, refiner):
+        monkeypatch.setattr(model, "on_call", lambda model=model: seen.append((host.shared.state.textinfo, model.sd_checkpoint_info, model.strength)))
+    given = {"hr_scale": 3.0, "hr_prompt": "a leaf <lora:0.2>"} if kind == "text" else {"width": 192, "height": 192}
+    p = job_of_kind(kind, {"phases": "progressive"}, prompt="a leaf <lora:0.1>", steps=8, refiner_checkpoint_info="refiner", refiner_switch_at=0.4, **given)
+    host.run(p)
+    of_pass = 0.2 if kind == "text" else 0.1
+    found = runs([(text.split()[2], name, strength) for text, name, strength in seen if text])
+    assert found == [(phase, *one) for phase in ("1/2", "2/2") for one in (("base", of_pass), ("refiner", 0.0))]
+
+
+def test_networks_are_left_alone_where_the_host_has_been_told_so(host, job_of_kind, refiner):
+    p = job_of_kind("picture", {"phases": "progressive"}, steps=8, refiner_checkpoint_info="refiner", refiner_switch_at=0.4, width=192, height=192)
+    host.run(p)
+    host.model.strength, p.disable_extra_networks = 0.3, True
+    host.adapter("networks").Networks(p).activate()
+    assert host.model.strength == 0.3

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from modules import devices, images, prompt_parser, rng, sd_hijack, sd_models, sd_samplers, sd_samplers_common, shared
+from modules import devices, extra_networks, images, prompt_parser, rng, sd_hijack, sd_models, sd_samplers, sd_samplers_common, shared
 from PIL import Image
 
 FACTOR = 8
@@ -73,6 +73,9 @@ class StableDiffusionProcessing:
     is_hr_pass: bool = False
     extra_generation_params: dict = field(default_factory=dict)
     comments: dict = field(default_factory=dict)
+    disable_extra_networks: bool = False
+    extra_network_data: dict = None
+    all_prompts: list = None
     all_seeds: list = None
     prompts: list = None
     negative_prompts: list = None
@@ -109,6 +112,11 @@ class StableDiffusionProcessing:
         made = prompt_parser.get_multicond_learned_conditioning(shared.sd_model, prompts, steps, hires_steps)
         return made, torch.full((len(prompts), 77, shared.sd_model.cond_stage_model.width), -0.5)
 
+    def parse_extra_network_prompts(self):
+        self.prompts, self.extra_network_data = extra_networks.parse_prompts(self.prompts)
+        if hasattr(self, "hr_extra_network_data"):
+            self.hr_prompts, self.hr_extra_network_data = extra_networks.parse_prompts(self.hr_prompts)
+
     def setup_conds(self):
         """Of the pass that runs, by the loaded checkpoint."""
         hr = self.is_hr_pass
@@ -132,6 +140,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_scale: float = 2.0
     hr_prompt: str = ""
     hr_prompts: list = None
+    hr_extra_network_data: list = None
     hr_upscaler: str = None
     hr_second_pass_steps: int = 0
     hr_resize_x: int = 0
@@ -196,6 +205,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.rng = self.noise_source(samples.shape[1:])
         noise = self.rng.next()
         steps = self.hr_second_pass_steps or self.steps
+        extra_networks.activate(self, self.hr_extra_network_data)
         c, uc = self.conditioning(self.hr_prompts, self.firstpass_steps, steps)
         image = noise.new_zeros(len(noise), 5, 1, 1)
         self.tell_scripts(samples, noise, c, uc)
@@ -261,6 +271,8 @@ def process_images(p):
             p.seeds, p.subseeds = p.all_seeds[rows], subseeds[rows]
             p.rng = p.noise_source((shared.sd_model.latent_channels, p.height // FACTOR, p.width // FACTOR))
             sd_models.reload_model_weights()
+            p.parse_extra_network_prompts()
+            extra_networks.activate(p, p.extra_network_data)
             p.setup_conds()
             samples = p.sample(*p.c, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
             if p.scripts is not None:

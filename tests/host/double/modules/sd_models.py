@@ -25,4 +25,12 @@ def get_closet_checkpoint_match(search_string):
 def reload_model_weights(sd_model=None, info=None, forced_reload=False):
     from modules import shared
 
-    model_data.sd_model = shared.sd_model = known[next(iter(known)) if info is None else info]
+    wanted = known[next(iter(known)) if info is None else info]
+    if wanted is not shared.sd_model:
+        made_anew(wanted)
+    model_data.sd_model = shared.sd_model = wanted
+
+
+def made_anew(model):
+    """As checkpoints of different kinds are: the host lets go of the extra networks meanwhile."""
+    model.strength = 0.0

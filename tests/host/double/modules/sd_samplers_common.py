@@ -48,9 +48,14 @@ def apply_refiner(cfg_denoiser, sigma=None):
     if share < p.refiner_switch_at or (getattr(p, "enable_hr", False) and (shared.opts.hires_fix_refiner_pass == "second pass") != p.is_hr_pass):
         return False
     sd_models.reload_model_weights(info=p.refiner_checkpoint_info)
+    refiner_s_networks(p)
     p.setup_conds()
     cfg_denoiser.update_inner_model()
     return True
+
+
+def refiner_s_networks(p):
+    """It has none, until Forge."""
 
 
 class Sampler:
