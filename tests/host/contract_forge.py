@@ -171,6 +171,7 @@ LINES = {
             "is_sd3 = 'model.diffusion_model.x_embedder.proj.weight' in state_dict",
             "sd_model = torch.nn.Module()",
             "sd_model.model.diffusion_model = forge_objects.unet.model.diffusion_model",
+            "raise NotImplementedError('Bad Clip Class Name:' + type(sd_model.cond_stage_model).__name__)",
         ),
         # Which makes flow models of any checkpoint: refused by its title, its modes and its first two arguments.
         "extensions-builtin/reForge-advanced_model_sampling/scripts/advanced_model_sampling_script.py": (
