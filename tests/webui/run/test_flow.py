@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from apt_ext.core.call_levels import Knobs
 from apt_ext.core.clock import CALLS_PER_STEP
 from apt_ext.core.noise_levels import flow_timestep, scale_aware_sigmas, scale_aware_times
 from apt_ext.core.phases import plan_phases
@@ -16,7 +17,7 @@ from apt_ext.core.views import ViewCalls
 from apt_ext.options import Options
 from apt_ext.webui.model import FAMILIES, facts_of
 from apt_ext.webui.run.coordinates import FlowCoordinates, SigmaCoordinates, TimestepCoordinates
-from apt_ext.webui.run.samplers import FLOW_SAMPLERS, check_flow_sampler, coordinates_of
+from apt_ext.webui.run.samplers import FLOW_SAMPLERS, check_flow_sampler, coordinates_of, levels_of
 
 FLOW = FlowCoordinates()
 FACTS = facts_of("flux", torch.linspace(0.001, 1, 10), 64)
@@ -166,3 +167,12 @@ def test_samplers_by_timesteps_are_refused(name):
 def test_a_host_s_own_noise_is_taken_where_it_says_so():
     check_flow_sampler("Euler a", "sample_euler_ancestral", 0.0, ("euler_ancestral",))
     check_flow_sampler("DPM++ 2M", "sample_dpmpp_2m", 2.0, ())  # which has no churn
+
+
+@pytest.mark.parametrize("start", [1.0, 0.9])
+def test_dpmpp_sde_s_second_call_lies_midway_in_the_ratio_of_noise_to_picture(start):
+    levels = FLOW.levels(torch.tensor([start, 0.6, 0.2, 0.0]), 3, 2).tolist()
+    found = levels_of("sample_dpmpp_sde", Knobs(flow=True), FLOW, levels)
+    assert [len(step) for step in found] == [2, 2, 1]
+    for step, after in zip(found[:2], levels[1:], strict=False):
+        assert step[1] == pytest.approx(math.sqrt(step[0] * after), rel=1e-6)
