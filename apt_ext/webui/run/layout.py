@@ -16,7 +16,7 @@ from apt_ext.webui.hosts.checkpoint import family_of, native_side
 from apt_ext.webui.hosts.detect import host
 from apt_ext.webui.model import FAMILIES, facts_of
 from apt_ext.webui.run.coordinates import Coordinates, SigmaCoordinates
-from apt_ext.webui.run.samplers import check_flow_sampler, check_sampler, chooses_levels, coordinates_of, knobs_of, levels_of, model_calls
+from apt_ext.webui.run.samplers import REMEDY, check_flow_sampler, check_sampler, chooses_levels, coordinates_of, knobs_of, levels_of, model_calls
 
 __all__ = ["Layout", "lay_out", "sampler_named"]
 
@@ -82,6 +82,8 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
         check_flow_sampler(sampler.config.name, sampler.funcname, churn[0], host().flow_samplers(model))
     knobs = knobs_of(sampler.config.name, sampler.funcname, float(opts.eta_ancestral if p.eta is None else p.eta), churn, flow)
     coordinates = coordinates_of(sampler.funcname, host().alphas_cumprod(model), host().whole_timesteps, flow)
+    if not hasattr(sampler, coordinates.getter):  # Neo's UniPC goes by noise levels, elsewhere it goes by timesteps
+        raise ValueError(f"sampler {sampler.config.name!r} is not one that this version knows; {REMEDY}")
     called = coordinates if flow or host().sampler_coordinates else SigmaCoordinates()
     table = host().noise_levels(sampler)
     facts = facts_of(family, coordinates.sigmas if table is None else table, native_side(model))  # type: ignore[attr-defined]

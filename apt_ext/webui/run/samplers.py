@@ -12,6 +12,7 @@ from apt_ext.core.clock import CALLS_PER_STEP, FREE_SAMPLERS, Clock, LevelClock,
 from apt_ext.webui.run.coordinates import Coordinates, FlowCoordinates, SigmaCoordinates, TimestepCoordinates
 
 __all__ = [
+    "REMEDY",
     "check_flow_sampler",
     "check_sampler",
     "chooses_levels",

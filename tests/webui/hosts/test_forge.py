@@ -360,6 +360,16 @@ def test_a_model_that_is_not_known_is_refused_in_a_sentence(host, forge, job_of_
     assert not host.model.calls
 
 
+def test_a_sampler_that_is_another_one_there_is_refused_in_a_sentence(host, forge, job_of_kind, monkeypatch):
+    """Neo's UniPC goes by noise levels."""
+    forge()
+    monkeypatch.delattr(host.sd_samplers_timesteps.CompVisSampler, "get_timesteps")
+    asked = {"enabled": True, "method": "multidiffusion", "skip_residual": False}
+    with pytest.raises(host.adapter("errors").APTError, match="sampler 'unipc' is not one that this version knows; use Euler a"):
+        host.run(job_of_kind("picture", asked, sampler_name="unipc", steps=6))
+    assert not host.model.calls
+
+
 def test_sd3_is_refused_by_those_that_keep_1_10_1_s_checkpoints(host, forge):
     forge("ldm_patched")
     host.model.is_sd3 = True
