@@ -66,7 +66,8 @@ MODIFIED = "model, x, timestep, uncond, cond, cond_scale, model_options, seed = 
 CALLED = "model_options['model_function_wrapper'](model.apply_model, {'input': input_x, 'timestep': timestep_, 'c': c, 'cond_or_uncond': cond_or_uncond})"
 ASKED = "unet.model_options.get('memory_peak_estimation_modifier', unet.memory_required)"
 
-# Where the LoRAs that are on are left, and what of a UNet a checkpoint that is loaded again is given back.
+# Which UNet a sampler prepares, where the LoRAs that are on are left, and what of a UNet a checkpoint that is loaded again is given back.
+PREPARED = ("self.model_wrap = self.model_wrap_cfg.inner_model", "unet_patcher = self.model_wrap.inner_model.forge_objects.unet")
 NETWORKS = ("current_sd.forge_objects_after_applying_lora = current_sd.forge_objects.shallow_copy()",)
 ATTACHED = (
     "self.controlnet_linked_list = None",
@@ -106,7 +107,10 @@ LINES = {
         "backend/diffusion_engine/sd35.py": ("class StableDiffusion3(ForgeDiffusionEngine)", "PredictionDiscreteFlow(shift=3.0)", "self.is_sd3 = True"),
         "k_diffusion/sampling.py": ("isinstance(model.inner_model.predictor, PredictionFlux)",),
         "backend/args.py": ("dynamic_args = dict(",),
-        "modules/sd_samplers_kdiffusion.py": ("xi = self.model_wrap.predictor.noise_scaling(sigma_sched[0], noise, x, max_denoise=False)",),
+        "modules/sd_samplers_kdiffusion.py": (
+            *PREPARED,
+            "xi = self.model_wrap.predictor.noise_scaling(sigma_sched[0], noise, x, max_denoise=False)",
+        ),
         "backend/diffusion_engine/sdxl.py": (
             "self.embedder = Timestep(256)",
             "self.embedder(torch.Tensor([crop_h])), self.embedder(torch.Tensor([crop_w]))",
@@ -138,6 +142,7 @@ LINES = {
     },
     "CLASSIC_ROOT": {
         "extensions-builtin/Lora/networks.py": NETWORKS,
+        "modules/sd_samplers_kdiffusion.py": PREPARED,
         "ldm_patched/modules/model_patcher.py": PATCHES,
         "modules_forge/unet_patcher.py": ATTACHED,
         "ldm_patched/modules/samplers.py": (CALLED, "c['control_model'] = control", "transformer_options['cond_mark']"),
@@ -150,6 +155,7 @@ LINES = {
     },
     "REFORGE_ROOT": {
         "extensions-builtin/Lora/networks.py": NETWORKS,
+        "modules/sd_samplers_kdiffusion.py": PREPARED,
         "ldm_patched/modules/model_patcher.py": (*PATCHES, "self.patches_uuid = uuid.uuid4()"),
         "modules_forge/unet_patcher.py": ATTACHED,
         "ldm_patched/modules/samplers.py": (

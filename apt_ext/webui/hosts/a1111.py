@@ -72,6 +72,7 @@ class _FirstCheckpoint:
             sd_models.reload_model_weights(info=self._own)
         self._networks.activate()
         self._denoiser.model_wrap = None  # made anew for the loaded one
+        self._denoiser.sampler.model_wrap = self._denoiser.inner_model  # it has kept the old one
 
 
 class A1111:

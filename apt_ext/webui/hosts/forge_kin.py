@@ -47,6 +47,7 @@ class _FirstCheckpoint:
         for name, value in self._attached.items():
             setattr(unet, name, value)
         self._denoiser.model_wrap = None  # made anew for the loaded one
+        self._denoiser.sampler.model_wrap = self._denoiser.inner_model  # whose UNet the host prepares
 
 
 class ForgeKin:

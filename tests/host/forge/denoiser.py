@@ -64,9 +64,7 @@ def activate(p, extra_network_data):
 
 def prepared(run):
     def prepared_run(self, *args, **kwargs):
-        from modules import shared
-
-        unet = shared.sd_model.forge_objects.unet
+        unet = self.model_wrap.inner_model.forge_objects.unet
         sampling_prepare(unet, args[1])
         made = run(self, *args, **kwargs)
         sampling_cleanup(unet)

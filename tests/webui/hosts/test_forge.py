@@ -512,3 +512,17 @@ def test_every_phase_begins_with_what_the_pass_has_put_on_its_own_checkpoint(hos
     found = [(text.split()[2], *rest) for text, *rest in seen if text]
     assert [one for index, one in enumerate(found) if index == 0 or one != found[index - 1]] == [(phase, *one) for phase in ("1/2", "2/2") for one in of_pass]
     assert p.extra_network_data == {"lora": [0.1]}
+
+
+@pytest.mark.parametrize("package", [None, "backend", "ldm_patched"])
+def test_a_checkpoint_that_is_made_anew_is_the_one_that_the_sampler_prepares(host, forge, package):
+    if package:
+        forge(package)
+    sampler = host.sd_samplers.create_sampler("euler", host.model)
+    first = host.detect.host().first_checkpoint(SimpleNamespace(disable_extra_networks=True), sampler.model_wrap_cfg)
+    host.sd_models.known |= {"refiner": forged(Model("refiner")), "base": forged(Model("base"))}
+    host.sd_models.reload_model_weights(info="refiner")
+    first.restore()
+    assert host.shared.sd_model is host.sd_models.known["base"] is not host.model
+    assert sampler.model_wrap is sampler.model_wrap_cfg.model_wrap
+    assert sampler.model_wrap.inner_model is host.shared.sd_model
