@@ -79,3 +79,12 @@ def neo_s_passes(host: Any, monkeypatch: Any) -> None:
 
     monkeypatch.setattr(job, "sample", sample)
     monkeypatch.setattr(job, "sample_hr_pass", sample_hr_pass)
+
+
+def nothing_left(host, samplers):
+    for sampler in samplers:
+        assert type(sampler.model_wrap_cfg).__module__.startswith("modules.")
+        assert not {name for name in vars(sampler.model_wrap_cfg) if name.startswith("apt")}
+    for objects in (host.model.forge_objects, host.model.forge_objects_after_applying_lora):
+        assert "model_function_wrapper" not in objects.unet.model_options
+        assert not vars(objects.unet).keys() & {"apt_own"}
