@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
 from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, without_control
-from apt_ext.webui.hosts.host import AtOnce, Control, FirstCheckpoint, Run, Text
-from apt_ext.webui.hosts.networks import Networks
+from apt_ext.webui.hosts.first_checkpoint import FirstCheckpoint
+from apt_ext.webui.hosts.host import AtOnce, Control, Run, Text
 from apt_ext.webui.model import crop_embedding, family_of, no_words
 
 __all__ = ["A1111", "fused_inside"]
@@ -51,28 +51,6 @@ def fused_inside(denoiser: Any, run: Any) -> Iterator[None]:
     finally:
         del denoiser.apt_run
         denoiser.__class__ = base
-
-
-class _FirstCheckpoint:
-    """The checkpoint that a pass begins with, for all of its phases: the host's refiner puts another in its place within one.
-
-    Args:
-        p: the job.
-        denoiser: the sampler's CFG denoiser.
-    """
-
-    def __init__(self, p: Any, denoiser: Any):
-        self._denoiser, self._own, self._networks = denoiser, shared.sd_model.sd_checkpoint_info, Networks(p)
-
-    def restore(self) -> None:
-        """See `FirstCheckpoint`. A checkpoint of another kind is made anew, and then the host lets go of the networks."""
-        if shared.sd_model.sd_checkpoint_info == self._own:
-            return
-        with sd_models.SkipWritingToConfig():
-            sd_models.reload_model_weights(info=self._own)
-        self._networks.activate()
-        self._denoiser.model_wrap = None  # made anew for the loaded one
-        self._denoiser.sampler.model_wrap = self._denoiser.inner_model  # it has kept the old one
 
 
 class A1111:
@@ -159,9 +137,14 @@ class A1111:
         """As they are."""
         return decoded
 
+    def load_again(self, checkpoint: Any) -> None:
+        """Have a checkpoint loaded, by its information."""
+        with sd_models.SkipWritingToConfig():
+            sd_models.reload_model_weights(info=checkpoint)
+
     def first_checkpoint(self, p: Any, denoiser: Any) -> FirstCheckpoint:
         """See `Host`."""
-        return _FirstCheckpoint(p, denoiser)
+        return FirstCheckpoint(p, denoiser, self.load_again)
 
     def control_of(self, p: Any) -> Control:
         """Those of sd-webui-controlnet."""

@@ -10,10 +10,10 @@ from modules import prompt_parser, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import FLAT, Arguments
+from apt_ext.webui.hosts.first_checkpoint import FirstCheckpoint
 from apt_ext.webui.hosts.forge_control import ForgeControl, control_of, options_of_call
 from apt_ext.webui.hosts.forge_seam import Called, fused_inside
-from apt_ext.webui.hosts.host import AtOnce, FirstCheckpoint, Run
-from apt_ext.webui.hosts.networks import Networks
+from apt_ext.webui.hosts.host import AtOnce, Run
 from apt_ext.webui.model import family_of
 
 __all__ = ["ForgeKin"]
@@ -27,27 +27,19 @@ ATTACHED = (
 """What the host and its extensions put on a checkpoint's UNet before a pass, and a clone of it keeps; none of it is the model's own."""
 
 
-class _FirstCheckpoint:
-    """See `Host.first_checkpoint`. The host makes the model anew, and its refiner's has none of what was put on this one."""
+def _keep_attached() -> Callable[[], None]:
+    """What puts it on the UNet of a checkpoint that is loaded later: the host makes the model anew, and its refiner's has none of it."""
+    unet = vars(shared.sd_model.forge_objects.unet)  # not the UNet itself: the host has to be able to let go of its weights
+    attached = {name: unet[name] for name in ATTACHED if name in unet}
 
-    def __init__(self, p: Any, denoiser: Any, load_again: Callable[[Any], None]):
-        self._denoiser, self._own, self._load_again, self._networks = denoiser, shared.sd_model.sd_checkpoint_info, load_again, Networks(p)
-        # Not the UNet itself: the host has to be able to let go of its weights.
-        unet = vars(shared.sd_model.forge_objects.unet)
-        self._attached = {name: unet[name] for name in ATTACHED if name in unet}
-
-    def restore(self) -> None:
-        if shared.sd_model.sd_checkpoint_info == self._own:
-            return
-        self._load_again(self._own)
-        self._networks.activate()
+    def put_back() -> None:
         model = shared.sd_model
         model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
         unet = model.forge_objects.unet = model.forge_objects.unet.clone()
-        for name, value in self._attached.items():
+        for name, value in attached.items():
             setattr(unet, name, value)
-        self._denoiser.model_wrap = None  # made anew for the loaded one
-        self._denoiser.sampler.model_wrap = self._denoiser.inner_model  # whose UNet the host prepares
+
+    return put_back
 
 
 class ForgeKin:
@@ -98,7 +90,7 @@ class ForgeKin:
 
     def first_checkpoint(self, p: Any, denoiser: Any) -> FirstCheckpoint:
         """See `Host`."""
-        return _FirstCheckpoint(p, denoiser, self.load_again)
+        return FirstCheckpoint(p, denoiser, self.load_again, _keep_attached())
 
     def hires_as_first(self, p: Any) -> None:
         """Forge, Neo and reForge have a guidance of the hires pass, 1 where the API says nothing; the first two have modules besides, and fail."""

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from apt_ext.core.conditioning import Condition
 from apt_ext.core.types import Size
 from apt_ext.webui.hosts.arguments import Arguments
+from apt_ext.webui.hosts.first_checkpoint import FirstCheckpoint
 
-__all__ = ["AtOnce", "Control", "FirstCheckpoint", "Host", "Run", "Text"]
+__all__ = ["AtOnce", "Control", "Host", "Run", "Text"]
 
 
 class Run(Protocol):
@@ -68,14 +69,6 @@ class Control(Protocol):
 
     def condition(self, inner: Condition) -> Condition:
         """`inner`, with every unit shown what the call's views see."""
-        ...
-
-
-class FirstCheckpoint(Protocol):
-    """The checkpoint that a pass begins with."""
-
-    def restore(self) -> None:
-        """Have it loaded again before a later phase, with the extra networks and whatever else the pass has put on it."""
         ...
 
 

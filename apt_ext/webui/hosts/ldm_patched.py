@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import sd_models, shared
+from modules import shared
 from torch import Tensor
 
 from apt_ext.webui.hosts.a1111 import A1111
@@ -23,10 +23,7 @@ class LdmPatched(ForgeKin, A1111):
         levels: Tensor = model.forge_objects.unet.model.model_sampling.sigmas
         return levels
 
-    def load_again(self, checkpoint: Any) -> None:
-        """See `ForgeKin`."""
-        with sd_models.SkipWritingToConfig():
-            sd_models.reload_model_weights(info=checkpoint)
+    load_again = A1111.load_again
 
     def words_refused(self) -> str | None:
         """Classic has no old implementation."""
