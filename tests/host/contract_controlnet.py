@@ -17,7 +17,11 @@ FIELDS = {
 # File -> functions, with their parameters in order.
 SIGNATURES = {
     "scripts/controlnet.py": {"Script.postprocess": "self p processed *args"},
-    "scripts/hook.py": {"UnetHook.call_vae_using_process": "p x batch_size mask"},
+    "scripts/hook.py": {
+        "UnetHook.call_vae_using_process": "p x batch_size mask",
+        "UnetHook.hook": "self model sd_ldm control_params process batch_option_uint_separate batch_option_style_align",
+        "UnetHook.restore": "self",
+    },
     "scripts/ipadapter/plugable_ipadapter.py": {"PlugableIPAdapter.reset": "self"},
     "scripts/controlnet_lllite.py": {"LLLiteModule.set_cond_image": "self cond_image"},
 }
@@ -33,6 +37,7 @@ LINES = {
         "processed.images.extend(",
         "getattr(processed, 'extra_generation_params', [])",
         "self.ui_batch_option_state[0] == BatchOption.SEPARATE.value",
+        "batch_option_style_align = self.ui_batch_option_state[1]",
     ),
     "scripts/enums.py": ('SEPARATE = "Each ControlNet unit for each image in a batch"',),
     "scripts/hook.py": (
@@ -59,6 +64,10 @@ LINES = {
         "mark_batch = torch.ones(size=(x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device)",
         # From which step to which a unit acts.
         "current_sampling_percent = (x.sampling_step / x.total_sampling_steps)",
+        # A hook that is taken off a network may be put on another.
+        "scripts.script_callbacks.remove_callbacks_for_function(self.guidance_schedule_handler)",
+        "scripts.script_callbacks.on_cfg_denoiser(self.guidance_schedule_handler)",
+        "if getattr(process, 'sample_before_CN_hack', None) is None:",
     ),
     "scripts/ipadapter/plugable_ipadapter.py": (
         # Made for the rows of the first call, and kept.

@@ -16,7 +16,7 @@ from modules import prompt_parser, sd_hijack, sd_models, shared
 from torch import Tensor, nn
 
 from apt_ext.webui.hosts.arguments import NESTED, Arguments
-from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, without_control
+from apt_ext.webui.hosts.controlnet import control_ended_on_failure, control_of, hook_again, without_control
 from apt_ext.webui.hosts.first_checkpoint import FirstCheckpoint
 from apt_ext.webui.hosts.host import AtOnce, Control, Run, Text
 from apt_ext.webui.model import crop_embedding, family_of, no_words
@@ -144,7 +144,8 @@ class A1111:
 
     def first_checkpoint(self, p: Any, denoiser: Any) -> FirstCheckpoint:
         """See `Host`."""
-        return FirstCheckpoint(p, denoiser, self.load_again)
+        hook_again(p)  # the first pass may have had a refiner
+        return FirstCheckpoint(p, denoiser, self.load_again, lambda: hook_again(p))
 
     def control_of(self, p: Any) -> Control:
         """Those of sd-webui-controlnet."""

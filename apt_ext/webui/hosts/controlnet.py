@@ -16,18 +16,19 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from modules import errors
+from modules import errors, shared
 from torch import Tensor
 
 from apt_ext.core.conditioning import Condition, ViewBatch
 from apt_ext.core.types import Size
 from apt_ext.webui.hosts.controlnet_units import HINTS, REFERENCE, AttentionUnit, Show, Unit, shown_cut, shown_whole
 
-__all__ = ["Control", "control_ended_on_failure", "control_of", "without_control"]
+__all__ = ["Control", "control_ended_on_failure", "control_of", "hook_again", "without_control"]
 
 CUT = ("ControlNet", "T2I_Adapter", "ControlLoRA", "InstantID", "ControlNetUnion", "Controlllite")  # kinds whose hint lies over the picture
 WHOLE = ("ReVision", "T2I_StyleAdapter")  # kinds without a place in the picture: every window sees them as they are
 BY_ATTENTION = "IPAdapter"
+BY_LAYERS = ("Controlllite", BY_ATTENTION)  # kinds that the extension puts into layers of the UNet as a job begins, and then knows no more how
 SEPARATE = "Each ControlNet unit for each image in a batch"
 
 NEEDED = (*HINTS[:-1], "control_model", "control_model_type", "preprocessor", "global_average_pooling", "cfg_injection")
@@ -116,6 +117,10 @@ def _scripts(p: Any) -> list[Any]:
     return [script for script in found if str(script.title()).lower() == "controlnet"]
 
 
+def _kind(param: Any) -> str:
+    return str(getattr(param.control_model_type, "name", param.control_model_type))
+
+
 def _unit(p: Any, param: Any) -> Unit | AttentionUnit | None:
     """One of the extension's units, or None where it needs no help.
 
@@ -125,7 +130,7 @@ def _unit(p: Any, param: Any) -> Unit | AttentionUnit | None:
     missing = [name for name in NEEDED if not hasattr(param, name)]
     if missing:
         raise ValueError(UNKNOWN.format(f"its units have no {missing[0]}"))
-    kind = str(getattr(param.control_model_type, "name", param.control_model_type))
+    kind = _kind(param)
     if kind in (*WHOLE, BY_ATTENTION) and getattr(param, "effective_region_mask", None) is not None:
         raise ValueError("a ControlNet unit that acts by attention (IP-Adapter) cannot be kept to a region window by window; take its region mask away")
     if kind in WHOLE:
@@ -169,6 +174,21 @@ def control_of(p: Any) -> Control:
         counted = separate == SEPARATE or aligned or any(_for_guidance(unit) for unit in units)
         return Control(p, network, units, bool(counted))
     return Control()
+
+
+def hook_again(p: Any) -> None:
+    """Have the units of a job on the loaded checkpoint's UNet, where the refiner's has taken the place of the one that they were put on."""
+    unet = shared.sd_model.model.diffusion_model
+    for script in _scripts(p):
+        network = getattr(script, "latest_network", None)
+        if network is None or network.model is unet:
+            continue
+        params, (separate, aligned) = network.control_params, script.ui_batch_option_state
+        network.restore()
+        network.hook(unet, shared.sd_model, params, p, separate == SEPARATE, aligned)
+        lost = {kind for param in params if (kind := _kind(param)) in BY_LAYERS}
+        if lost:
+            p.comment(f"APT: the refiner is a checkpoint of another kind, so ControlNet units of the type {', '.join(sorted(lost))} acted before it alone.")
 
 
 @contextmanager

@@ -12,10 +12,6 @@ from apt_ext.webui.hosts.networks import Networks
 __all__ = ["FirstCheckpoint"]
 
 
-def _nothing() -> None:
-    """1.10.1 patches modules, which stay."""
-
-
 class FirstCheckpoint:
     """The loaded one.
 
@@ -26,7 +22,7 @@ class FirstCheckpoint:
         put_back: has a newly loaded one carry what the host and its extensions had put on this one.
     """
 
-    def __init__(self, p: Any, denoiser: Any, load_again: Callable[[Any], None], put_back: Callable[[], None] = _nothing):
+    def __init__(self, p: Any, denoiser: Any, load_again: Callable[[Any], None], put_back: Callable[[], None]):
         self._denoiser, self._load_again, self._put_back = denoiser, load_again, put_back
         self._own, self._networks = shared.sd_model.sd_checkpoint_info, Networks(p)
 

@@ -148,7 +148,7 @@ class UnetHook:
         latent = shared.sd_model.encode_first_stage(pixels if mask is None else pixels * (1 - mask))
         return latent if batch_size is None or len(latent) == batch_size else latent.repeat(batch_size, 1, 1, 1)
 
-    def hook(self, model, sd_ldm, control_params, process):
+    def hook(self, model, sd_ldm, control_params, process, batch_option_uint_separate=False, batch_option_style_align=False):
         self.model, self.control_params = model, control_params
         original = model.forward
         outer = self

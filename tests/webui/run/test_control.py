@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.host.double.jobs import ON, far, pixels
+from tests.host.double.model import Model
 
 pytestmark = pytest.mark.usefixtures("settings_page")
 
@@ -285,6 +286,25 @@ def test_the_next_ordinary_job_is_the_same_to_the_bit(host, job_of_kind, control
     ordinary = job_of_kind(kind)
     ordinary.scripts = None
     assert far(host.run(ordinary)[0], before) == 0
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_units_act_in_phases_after_a_refiner_of_another_kind(host, job_of_kind, controlnet, kind):
+    other, refiner = Model("base"), Model("refiner")
+    host.sd_models.known["refiner"] = refiner
+    refiner.on_call = lambda: host.sd_models.known.update(base=other)  # in the network that is made anew
+    phases = []
+    host.model.on_call = other.on_call = lambda: phases.append((host.shared.state.textinfo or "in the first pass").split()[2])
+    size = {"hr_scale": 3.0} if kind == "text" else {"width": 192, "height": 192}
+    given = {**size, "steps": 8, "refiner_checkpoint_info": "refiner", "refiner_switch_at": 0.4}
+    units = [(blobs((192, 192)), name, {}) for name in ("ControlNet", "Controlllite")]
+    p = job_of_kind(kind, {**PLAIN, "phases": "progressive"}, **given)
+    script = controlnet.with_units(p, *units)
+    assert host.run(p)[0].size == (192, 192)
+    assert {"1/2", "2/2"} <= set(phases)
+    assert len(script.used[0].seen) == len(units) * len(phases)
+    assert not any("_original_forward" in vars(one.model.diffusion_model) for one in (host.model, other))
+    assert any("type Controlllite acted before it alone" in comment for comment in p.comments)
 
 
 def refused(host, job_of_kind, controlnet, match, *units, change=None):
