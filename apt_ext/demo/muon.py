@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from functools import reduce
 from typing import Any
 
 import torch
@@ -35,12 +36,14 @@ def orthogonal(update: Tensor) -> Tensor:
     matrix = matrix.T if tall else matrix
     matrix = matrix / (matrix.norm() + 1e-7)
     a, b, c = COEFFICIENTS
-    gram = matrix @ matrix.T
-    total = torch.eye(len(gram), device=gram.device)
-    for _ in range(ROUNDS):
+    gram, factors = matrix @ matrix.T, []
+    for left in reversed(range(ROUNDS)):
         factor = b * gram + c * (gram @ gram)
         factor.diagonal().add_(a)
-        gram, total = factor @ gram @ factor, factor @ total
+        factors.append(factor)
+        if left:
+            gram = factor @ gram @ factor
+    total = reduce(lambda done, factor: factor @ done, factors)
     result = total @ matrix
     return (result.T if tall else result).reshape(update.shape)
 
