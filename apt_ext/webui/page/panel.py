@@ -72,14 +72,12 @@ def plan(raw: Any) -> dict[str, Any]:
     model = host().loaded()
     if model is None:
         raise ValueError("no checkpoint is loaded yet; the plan appears with the first picture")
-    later = not is_chosen(model, asked.checkpoint)
+    later = [] if is_chosen(model, asked.checkpoint) else [LATER_NOTE]
     try:
         made = _plan(asked, model)
     except ValueError as error:
-        if later:
-            raise ValueError(f"{error}. {LATER_NOTE}") from error
-        raise
-    return {**made, "later": later, "notes": [*([LATER_NOTE] if later else []), *made["notes"]]}
+        raise ValueError(". ".join([str(error), *later])) from error
+    return {**made, "later": bool(later), "notes": [*later, *made["notes"]]}
 
 
 def _plan(asked: Asked, model: Any) -> dict[str, Any]:
