@@ -41,6 +41,9 @@ FAMILIES = {
     "sdxl": Family("SDXL", 1024, 4, POOLED),
     "sd3": Family("SD3", 1024, 2, flow=True),
     "flux": Family("Flux", 1024, 2, flow=True),
+    "chroma": Family("Chroma", 1024, 2, flow=True),
+    "zimage": Family("Z-Image", 1024, 2, flow=True),
+    "lumina2": Family("Lumina 2", 1024, 2, flow=True),
 }
 
 

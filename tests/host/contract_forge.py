@@ -35,6 +35,7 @@ SIGNATURES = {
             "PredictionFlux.timestep": "self sigma",
         },
         "backend/nn/flux.py": {"IntegratedFluxTransformer2DModel.forward": "self x timestep context y guidance **kwargs"},
+        "backend/nn/chroma.py": {"IntegratedChromaTransformer2DModel.forward": "self x timestep context **kwargs"},
         "backend/diffusion_engine/base.py": {"ForgeObjects.shallow_copy": "self"},
         "backend/text_processing/classic_engine.py": {
             "ClassicTextProcessingEngine.process_texts": "self texts",
@@ -77,6 +78,11 @@ ATTACHED = (
 )
 PATCHES = ("self.patches = {}", "self.object_patches = {}", "self.model_options = {'transformer_options': {}}")
 
+# What a prompt is to the networks without a vector beside it.
+T5, GEMMA = "return self.text_processing_engine_t5(prompt)", "return self.text_processing_engine_gemma(prompt)"
+# A network's places in its input: they begin anew in every call.
+POSITIONS = ("torch.linspace(0, h_len - 1, steps=h_len", "torch.linspace(0, w_len - 1, steps=w_len")
+
 # Root -> file -> what occurs in it, as Python writes its own syntax tree.
 LINES = {
     "FORGE_ROOT": {
@@ -104,6 +110,8 @@ LINES = {
         ),
         "backend/sampling/condition.py": ("y=Condition(pooled_output)", "result['model_conds']['guidance'] = Condition(cond['guidance'])"),
         "backend/diffusion_engine/flux.py": ("class Flux(ForgeDiffusionEngine)", "PredictionFlux(mu=1.0)"),
+        "backend/diffusion_engine/chroma.py": ("class Chroma(ForgeDiffusionEngine)", "PredictionFlux(mu=1.0)", T5),
+        "backend/nn/chroma.py": ("patch_size = 2", *POSITIONS),
         "backend/diffusion_engine/sd35.py": ("class StableDiffusion3(ForgeDiffusionEngine)", "PredictionDiscreteFlow(shift=3.0)", "self.is_sd3 = True"),
         "k_diffusion/sampling.py": ("isinstance(model.inner_model.predictor, PredictionFlux)",),
         "backend/args.py": ("dynamic_args = dict(",),
@@ -201,7 +209,9 @@ NOISE_BY_SNR = ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", 
 SNR = "sigma_to_half_log_snr"
 
 # Neo's are Forge's, but for these; it has no SD3.
-SIGNATURES["NEO_ROOT"] = {file: names for file, names in SIGNATURES["FORGE_ROOT"].items() if file != "backend/nn/flux.py"} | {
+SIGNATURES["NEO_ROOT"] = SIGNATURES["FORGE_ROOT"] | {
+    "backend/nn/chroma.py": {"IntegratedChromaTransformer2DModel.forward": "self x timestep context guidance control transformer_options **kwargs"},
+    "backend/nn/lumina.py": {"NextDiT.forward": "self x timesteps context num_tokens attention_mask transformer_options **kwargs"},
     "backend/nn/flux.py": {
         "IntegratedFluxTransformer2DModel.forward": "self x timestep context y guidance ref_latents control transformer_options **kwargs",
         "IntegratedFluxTransformer2DModel.process_img": "self x index h_offset w_offset",
@@ -226,6 +236,17 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
     "backend/diffusion_engine/flux.py": (
         "class Flux(ForgeDiffusionEngine)",
         "if not dynamic_args.kontext:\n                dynamic_args.ref_latents.clear()",  # so that only Kontext has references
+    ),
+    "backend/diffusion_engine/chroma.py": ("class Chroma(ForgeDiffusionEngine)", "k_predictor = self._get_predictor()", T5),
+    "backend/diffusion_engine/lumina.py": ("class Lumina2(ForgeDiffusionEngine)", "k_predictor = self._get_predictor()", GEMMA, "self.use_shift = True"),
+    "backend/diffusion_engine/zimage.py": ("class ZImage(ForgeDiffusionEngine)", "k_predictor = self._get_predictor()", GEMMA, "self.use_shift = True"),
+    "backend/text_processing/gemma_engine.py": ("negative: bool", "return zs"),
+    "backend/text_processing/qwen3_engine.py": ("return zs",),
+    "backend/nn/chroma.py": POSITIONS,
+    "backend/nn/lumina.py": (
+        "x_pos_ids[:, :, 1] = torch.arange(H_tokens",
+        "x_pos_ids[:, :, 2] = torch.arange(W_tokens",
+        "pad_to_patch_size(x, (self.patch_size, self.patch_size))",
     ),
     "backend/args.py": ("def get(cls, key, default=None)", "kontext: bool = False"),
     "backend/loader.py": ("dynamic_args.kontext = 'kontext' in str(sd).lower()",),

@@ -19,8 +19,8 @@ from apt_ext.webui.model import FAMILIES, no_words
 __all__ = ["Forge"]
 
 
-FLOWS = {"StableDiffusion3": "sd3", "Flux": "flux"}
-"""Its engines of rectified flow that windows are made for, by their classes."""
+FLOWS = {"StableDiffusion3": "sd3", "Flux": "flux", "Chroma": "chroma", "ZImage": "zimage", "Lumina2": "lumina2"}
+"""Engines of rectified flow that windows are made for, by their classes; each host has some of them."""
 SHIFTED, NOISY = "PredictionFlux", ("euler_ancestral", "dpm_2_ancestral")
 """The predictor by which two of Forge's samplers tell that they have to add noise as rectified flow needs it, and the two."""
 BY_SNR, NOISY_BY_SNR = "sigma_to_half_log_snr", ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm")
@@ -64,11 +64,11 @@ class Forge(ForgeKin):
                 return "sd1"
         kind = type(model).__name__
         if predicted == "const" and kind in FLOWS:
-            if dynamic_args.get("kontext"):
+            if kind == "Flux" and dynamic_args.get("kontext"):  # said of any file with that word in its name
                 raise ValueError("Flux Kontext would see the whole reference picture in every window; choose another Flux, SDXL or SD 1.x checkpoint")
             return FLOWS[kind]
         flow = " of rectified flow" if predicted == "const" else ""  # SDXL is told of by it
-        raise ValueError(f"{kind} checkpoints{flow} are not supported yet; choose an SD 1.x, SD 2.x, SDXL, SD3 or Flux checkpoint")
+        raise ValueError(f"{kind} checkpoints{flow} are not supported yet; choose an SD 1.x, SDXL, Flux or Chroma checkpoint")
 
     def flow_samplers(self, model: Any) -> Collection[str]:
         """See `Host`. With the predictor of SD3 Forge's take it for any other."""

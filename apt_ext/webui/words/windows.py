@@ -227,7 +227,8 @@ class Encodings:
             with devices.autocast():
                 made = shared.sd_model.get_learned_conditioning(prompt_parser.SdConditioning([text]))
             self.calls += 1
-            sequence, vector = (made["crossattn"][0], made["vector"][0]) if isinstance(made, dict) else (made[0], made.new_zeros(0))
+            # Lumina and Z-Image on Neo give a list, since their texts are as long as they are.
+            sequence, vector = (made["crossattn"][0], made["vector"][0]) if isinstance(made, dict) else (made[0], made[0].new_zeros(0))
             self._made[text] = (sequence.to(devices.cpu), vector[: _pooled(len(vector))].to(devices.cpu))
 
     def longest(self, texts: Iterable[str]) -> int:

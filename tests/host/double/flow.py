@@ -32,10 +32,15 @@ class Schedule(nn.Module):
 class Predictor(nn.Module):
     prediction_type = "const"
 
-    def __init__(self, shift=3.0, timesteps=1000):
+    def __init__(self, shift=3.0):
         super().__init__()
+        self.shift = shift
+        self.set_parameters()
+
+    def set_parameters(self, *, shift=None, timesteps=1000):
+        self.shift = shift or self.shift
         t = torch.arange(1, timesteps + 1) / timesteps
-        self.register_buffer("sigmas", shift * t / (1 + (shift - 1) * t))
+        self.register_buffer("sigmas", self.shift * t / (1 + (self.shift - 1) * t))
 
     def timestep(self, sigma):
         return sigma * 1000
@@ -75,3 +80,27 @@ class StableDiffusion3(Model):
 class Flux(StableDiffusion3):
     is_sd3 = False
     predictor = PredictionFlux
+
+
+class Chroma(Flux):
+    """A text is as long as it is, so one call encodes only texts of one length."""
+
+    def get_learned_conditioning(self, texts):
+        return torch.stack(own_length(self, texts))
+
+
+class ZImage(StableDiffusion3):
+    """Neo's, which gives its predictor the job's shift before every pass. Texts of any length come in a list."""
+
+    is_sd3, use_shift = False, True
+
+    def get_learned_conditioning(self, texts):
+        return own_length(self, texts)
+
+
+class Lumina2(ZImage):
+    pass
+
+
+def own_length(model, texts):
+    return [whole[: 2 + len(text.split())] for text, whole in zip(texts, model.cond_stage_model.encode(texts), strict=True)]

@@ -65,20 +65,34 @@ def become_forge(host: Any, root: Any, monkeypatch: Any, package: str = "backend
 
 
 def neo_s_passes(host: Any, monkeypatch: Any) -> None:
-    """The first pass brings its pictures to 0..1 before it hands them over, and the hires pass takes them as they come."""
-    job = host.processing.StableDiffusionProcessingTxt2Img
-    first, hires = job.sample, job.sample_hr_pass
+    """The first pass brings its pictures to 0..1 before it hands them over, and the hires pass takes them as they come. Some checkpoints are given
+    their shift at the beginning of every pass."""
+    job, img2img = host.processing.StableDiffusionProcessingTxt2Img, host.processing.StableDiffusionProcessingImg2Img
+    first, hires, alone = job.sample, job.sample_hr_pass, img2img.sample
+    for name in ("distilled_cfg_scale", "hr_distilled_cfg"):
+        monkeypatch.setattr(host.processing.StableDiffusionProcessing, name, 3.5, raising=False)
+
+    def set_shift(shift: float) -> None:
+        if getattr(host.shared.sd_model, "use_shift", False):
+            host.shared.sd_model.forge_objects.unet.model.predictor.set_parameters(shift=shift)
+
+    def sample_img2img(self: Any, *args: Any) -> Any:
+        set_shift(self.distilled_cfg_scale)
+        return alone(self, *args)
 
     def sample(self: Any, *args: Any) -> Any:
         own, brought = self.sample_hr_pass, partial(torch.clamp, min=0.0, max=1.0)
         self.sample_hr_pass = lambda samples, decoded, *rest: own(samples, None if decoded is None else brought((decoded + 1.0) / 2.0), *rest)
+        set_shift(self.distilled_cfg_scale)
         return first(self, *args)
 
     def sample_hr_pass(self: Any, samples: Any, decoded: Any, *rest: Any) -> Any:
+        set_shift(self.hr_distilled_cfg)
         return hires(self, samples, None if decoded is None else decoded * 2 - 1, *rest)
 
     monkeypatch.setattr(job, "sample", sample)
     monkeypatch.setattr(job, "sample_hr_pass", sample_hr_pass)
+    monkeypatch.setattr(img2img, "sample", sample_img2img)
 
 
 def nothing_left(host, samplers):

@@ -118,7 +118,9 @@ def calc_cond_uncond_batch(model, cond, uncond, x_in, timestep, model_options):
     sums = [torch.zeros_like(x_in), torch.zeros_like(x_in)]
     counts = [1e-37, 1e-37]
     while waiting:
-        chosen = [*range(len(waiting))][::-1]
+        first = waiting[0][0]["model_conds"]
+        alike = [all(value.can_concat(first[name]) for name, value in one["model_conds"].items()) for one, _ in waiting]
+        chosen = [index for index, found in enumerate(alike) if found][::-1]
         for parts in range(1, len(chosen) + 1):
             some = chosen[: len(chosen) // parts]
             if model.memory_required([len(some) * len(x_in), *x_in.shape[1:]]) < FREE.rows:

@@ -7,11 +7,23 @@ import torch
 from tests.host.forge.backend import sampling_cleanup, sampling_function, sampling_prepare
 
 
+class ScheduleLinker:
+    """What a schedule is made from."""
+
+    def __init__(self, predictor):
+        self.predictor = predictor
+
+    @property
+    def sigmas(self):
+        return self.predictor.sigmas
+
+
 def by_sigmas(self):
     from modules import shared
 
     if self.model_wrap is None:
-        self.model_wrap = SimpleNamespace(inner_model=shared.sd_model, sigmas=shared.sd_model.forge_objects.unet.model.predictor.sigmas)
+        self.model_wrap = ScheduleLinker(shared.sd_model.forge_objects.unet.model.predictor)
+        self.model_wrap.inner_model = shared.sd_model
     return self.model_wrap
 
 

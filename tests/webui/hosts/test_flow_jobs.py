@@ -11,12 +11,14 @@ from apt_ext.checkpoints.networks import flow_denoiser
 from apt_ext.core.upscale import sample_with, upscale
 from apt_ext.core.views import ViewCalls
 from tests.host.contract_forge import NOISE_BY_SNR, SNR
-from tests.host.double.flow import Flux, StableDiffusion3
+from tests.host.double.flow import Chroma, Flux, Lumina2, StableDiffusion3, ZImage
 from tests.host.double.jobs import ON, far, nothing_left
 from tests.host.forge import DYNAMIC, become_forge, neo_s_passes
 
 pytestmark = pytest.mark.usefixtures("settings_page")
-HOSTS = [("WebUI", StableDiffusion3), ("Forge", StableDiffusion3), ("Forge", Flux), ("Neo", Flux)]
+FORGE, NEO = (StableDiffusion3, Flux, Chroma), (Flux, Chroma, ZImage, Lumina2)
+HOSTS = [("WebUI", StableDiffusion3), *(("Forge", one) for one in FORGE), *(("Neo", one) for one in NEO)]
+FAMILY = {StableDiffusion3: "sd3", Flux: "flux", Chroma: "chroma", ZImage: "zimage", Lumina2: "lumina2"}
 WHOLE = {"method": "multidiffusion", "window": "128x128", "matching": 0.0, "gamma": 0.0, "colour_fix": 0.0, "reanchor": "off"}
 
 
@@ -29,7 +31,8 @@ def loaded(host, tmp_path, monkeypatch):
         host.model = checkpoint()
         host.sd_models.known["base"] = host.model
         host.sd_models.reload_model_weights()
-        host.shared.opts.apt_window_sd3 = host.shared.opts.apt_window_flux = 64
+        for family in FAMILY.values():
+            setattr(host.shared.opts, f"apt_window_{family}", 64)
         if name != "WebUI":
             become_forge(host, tmp_path, monkeypatch)
         if name == "Neo":
@@ -77,8 +80,7 @@ def test_a_job_takes_the_evaluations_of_its_plan_and_leaves_nothing(host, sample
     made = host.run(p)[0]
     assert made.size == (128, 128)
     assert planned == [(rows(host) - first) / 2], "the prompt's and the negative prompt's"
-    family = "sd3" if checkpoint is StableDiffusion3 else "flux"
-    assert p.extra_generation_params[f"APT window {family}"] == 64
+    assert p.extra_generation_params[f"APT window {FAMILY[checkpoint]}"] == 64
     assert {shape[-2:] for shape in host.model.calls} == {(8, 8)}
     assert far(host.run(job_of_kind(kind, False, **given))[0], before) == 0
     if name == "WebUI":
@@ -120,7 +122,7 @@ def test_regions_have_their_own_words(host, loaded, job_of_kind):
         (
             {"method": "accdiffusion", "word_threshold": 0.5},
             {},
-            "words per window cannot be told apart on (SD3|Flux) checkpoints, which have no cross-attention",
+            "words per window cannot be told apart on (SD3|Flux|Chroma|Z-Image|Lumina 2) checkpoints, which have no cross-attention",
         ),
         ({}, {"tiling": True}, "a seamless picture cannot be made with this checkpoint, whose network has no layers that go round the border"),
         ({}, {"sampler_name": "dpmpp_2s_ancestral"}, "sampler 'dpmpp_2s_ancestral' adds noise in proportions that are wrong"),
@@ -135,7 +137,7 @@ def test_what_cannot_be_right_is_refused_in_a_sentence(host, loaded, job_of_kind
     assert not host.model.calls
 
 
-@pytest.mark.parametrize("checkpoint", [StableDiffusion3, Flux])
+@pytest.mark.parametrize("checkpoint", FORGE)
 def test_control_units_which_the_network_would_not_look_at_are_refused(host, loaded, checkpoint):
     loaded("Forge", checkpoint)
     host.detect.host().control_of(None)
@@ -146,9 +148,9 @@ def test_control_units_which_the_network_would_not_look_at_are_refused(host, loa
 
 @pytest.mark.parametrize(
     ("name", "checkpoint", "noisy"),
-    [(*served, noisy) for served, noisy in zip(HOSTS, [(), (), ("euler_ancestral", "dpm_2_ancestral"), NOISE_BY_SNR], strict=True)],
+    [(*served, noisy) for served, noisy in zip(HOSTS, [(), (), *[("euler_ancestral", "dpm_2_ancestral")] * 2, *[NOISE_BY_SNR] * 4], strict=True)],
 )
-def test_forge_with_flux_and_neo_add_noise_as_it_has_to_with_some_samplers(host, loaded, name, checkpoint, noisy):
+def test_forge_with_flux_s_predictor_and_neo_add_noise_as_it_has_to_with_some_samplers(host, loaded, name, checkpoint, noisy):
     loaded(name, checkpoint)
     assert tuple(host.detect.host().flow_samplers(host.model)) == noisy
 
@@ -164,10 +166,18 @@ def test_kontext_is_refused_whose_reference_every_window_would_see(host, loaded,
     assert host.model.calls
 
 
+def test_a_file_s_name_alone_makes_no_reference(host, loaded, job_of_kind, monkeypatch):
+    """Of other networks than Flux's the host does not ask for one."""
+    loaded("Neo", Chroma)
+    monkeypatch.setitem(DYNAMIC, "kontext", True)
+    host.run(job_of_kind("picture", sampler_name="euler"))
+    assert host.model.calls
+
+
 @pytest.mark.parametrize("name", ["Forge", "Neo"])
 def test_other_checkpoints_of_rectified_flow_are_refused_in_a_sentence(host, loaded, job_of_kind, name):
-    loaded(name, type("Chroma", (Flux,), {}))
-    with pytest.raises(host.adapter("errors").APTError, match=r"Chroma checkpoints of rectified flow are not supported yet; choose an? .*Flux"):
+    loaded(name, type("QwenImage", (Flux,), {}))
+    with pytest.raises(host.adapter("errors").APTError, match=r"QwenImage checkpoints of rectified flow are not supported yet; choose an? .*Chroma"):
         host.run(job_of_kind("picture", sampler_name="euler"))
     assert not host.model.calls
 

@@ -51,7 +51,7 @@ def test_families(host, forge, monkeypatch, marks, family):
 def test_a_model_that_is_not_known_is_refused_in_a_sentence(host, forge, job_of_kind, kind):
     forge()
     host.model.is_sd1 = False
-    with pytest.raises(host.adapter("errors").APTError, match=r"Model checkpoints are not supported yet; choose an SD 1\.x, SD 2\.x, SDXL, SD3 or Flux"):
+    with pytest.raises(host.adapter("errors").APTError, match=r"Model checkpoints are not supported yet; choose an SD 1\.x, SDXL, Flux or Chroma"):
         host.run(job_of_kind(kind))
     assert not host.model.calls
 
