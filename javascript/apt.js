@@ -50,6 +50,12 @@ function aptFillHost(presetId, values) {
         return values;
     }
 
+    // Of the noise levels of some of Forge Neo's checkpoints; for others the field says something else, and no host but Forge and Neo has it.
+    function shift(id) {
+        const value = field(id);
+        return value === null || Number.isNaN(value) ? {} : {shift: value};
+    }
+
     function asHires(prefix, scale) {
         const width = field("txt2img_width"), height = field("txt2img_height");
         const x = scale ? 0 : field("txt2img_hr_resize_x"), y = scale ? 0 : field("txt2img_hr_resize_y");
@@ -62,6 +68,7 @@ function aptFillHost(presetId, values) {
             img2img: false, first: [width, height], target: target, cut: Boolean(x && y), steps: field("txt2img_steps"), hires_steps: field("txt2img_hires_steps"),
             denoising: field("txt2img_denoising_strength"), sampler: chosen("hr_sampler", "Use same sampler", field("txt2img_sampling")),
             scheduler: scheduler, upscaler: scale ? "None" : field("txt2img_hr_upscaler"), settings: settings(prefix),
+            ...shift(scale ? "txt2img_distilled_cfg_scale" : "txt2img_hr_distilled_cfg"),
         };
     }
 
@@ -78,7 +85,7 @@ function aptFillHost(presetId, values) {
         return {
             img2img: true, given: given, target: target, resize_mode: Math.max(0, modes.findIndex((mode) => mode.checked)), steps: field("img2img_steps"),
             hires_steps: 0, denoising: field("img2img_denoising_strength"), sampler: field("img2img_sampling"), scheduler: field("img2img_scheduler"),
-            settings: settings(prefix),
+            settings: settings(prefix), ...shift("img2img_distilled_cfg_scale"),
         };
     }
 

@@ -136,8 +136,8 @@ def _prepare(p: Any, request: Request) -> None:
     hires = isinstance(p, processing.StableDiffusionProcessingTxt2Img)
     start, target = hires_sizes_of(p) if hires else picture_sizes_of(p)
     name = (p.hr_sampler_name or p.sampler_name) if hires else p.sampler_name
-    sampler = sampler_named(name)
     p_pass = _as_hires(p) if hires else p
+    sampler = sampler_named(name, p_pass)
     layout = lay_out(p_pass, sampler, request.options, start, target, (p.hr_second_pass_steps or p.steps) if hires else None, job.around)
     _announce(p, job, layout, hires)
     write_infotext(p, job)

@@ -78,6 +78,8 @@ ATTACHED = (
 )
 PATCHES = ("self.patches = {}", "self.object_patches = {}", "self.model_options = {'transformer_options': {}}")
 
+# When Neo gives a checkpoint its shift: at the beginning of a pass.
+SHIFTED = ("self.sd_model.set_shift(shift=self.distilled_cfg_scale)", "self.sd_model.set_shift(shift=self.hr_distilled_cfg)")
 # What a prompt is to the networks without a vector beside it.
 T5, GEMMA = "return self.text_processing_engine_t5(prompt)", "return self.text_processing_engine_gemma(prompt)"
 # A network's places in its input: they begin anew in every call.
@@ -216,6 +218,10 @@ SIGNATURES["NEO_ROOT"] = SIGNATURES["FORGE_ROOT"] | {
         "IntegratedFluxTransformer2DModel.forward": "self x timestep context y guidance ref_latents control transformer_options **kwargs",
         "IntegratedFluxTransformer2DModel.process_img": "self x index h_offset w_offset",
     },
+    "backend/diffusion_engine/base.py": {"ForgeObjects.shallow_copy": "self", "ForgeDiffusionEngine.set_shift": "self shift"},
+    "backend/modules/k_prediction.py": SIGNATURES["FORGE_ROOT"]["backend/modules/k_prediction.py"]
+    | {"PredictionDiscreteFlow.set_parameters": "self shift multiplier timesteps"},
+    "modules_forge/packages/k_diffusion/external.py": {"ForgeScheduleLinker.__init__": "self predictor"},
     "modules_forge/packages/k_diffusion/sampling.py": {SNR: "sigma model_sampling", "_is_const": "sampling"},
     "backend/sampling/sampling_function.py": SIGNATURES["FORGE_ROOT"]["backend/sampling/sampling_function.py"]
     | {"sampling_function": "self denoiser_params cond_scale cond_composition extra_model_options"},
@@ -248,6 +254,7 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
         "x_pos_ids[:, :, 2] = torch.arange(W_tokens",
         "pad_to_patch_size(x, (self.patch_size, self.patch_size))",
     ),
+    "backend/diffusion_engine/base.py": ("self.use_shift = False", "predictor.set_parameters(shift=shift)"),
     "backend/args.py": ("def get(cls, key, default=None)", "kontext: bool = False"),
     "backend/loader.py": ("dynamic_args.kontext = 'kontext' in str(sd).lower()",),
     "modules_forge/packages/k_diffusion/sampling.py": (
@@ -255,8 +262,13 @@ LINES["NEO_ROOT"] = {file: lines for file, lines in LINES["FORGE_ROOT"].items() 
         "return sampling.prediction_type == 'const'",
         "model.inner_model.predictor.noise_scaling(sigmas[i + 1]",
     ),
+    "modules/sd_samplers_kdiffusion.py": (
+        *LINES["FORGE_ROOT"]["modules/sd_samplers_kdiffusion.py"],
+        "self.model_wrap = k_diffusion.external.ForgeScheduleLinker(shared.sd_model.forge_objects.unet.model.predictor)",
+        "self.model_wrap.sigmas[0].item(), self.model_wrap.sigmas[-1].item()",
+    ),
     "modules/gradio_extensions.py": ("kwargs['js'] = kwargs.pop('_js')",),
-    "modules/processing.py": (*LINES["FORGE_ROOT"]["modules/processing.py"], "self.nmask = self.nmask[None, :, :, :]"),
+    "modules/processing.py": (*LINES["FORGE_ROOT"]["modules/processing.py"], "self.nmask = self.nmask[None, :, :, :]", *SHIFTED),
 }
 
 # What `get_sigmas` of any of them reads of a job: Neo asks which family a checkpoint is of, and for one schedule how large the picture will be.

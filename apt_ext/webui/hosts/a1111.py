@@ -87,6 +87,9 @@ class A1111:
         levels = getattr(sampler.model_wrap, "sigmas", None)
         return None if levels is None else levels.cpu()
 
+    def foresee_levels(self, sampler: Any, p: Any) -> None:
+        """They are the checkpoint's."""
+
     def alphas_cumprod(self, model: Any) -> Tensor:
         """See `Host`."""
         levels: Tensor = model.alphas_cumprod

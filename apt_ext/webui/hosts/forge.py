@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from typing import Any
 
 from backend.args import dynamic_args
@@ -25,6 +26,8 @@ SHIFTED, NOISY = "PredictionFlux", ("euler_ancestral", "dpm_2_ancestral")
 """The predictor by which two of Forge's samplers tell that they have to add noise as rectified flow needs it, and the two."""
 BY_SNR, NOISY_BY_SNR = "sigma_to_half_log_snr", ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm")
 """What Neo's samplers have for it, whatever the predictor, and those that add it so."""
+SHIFT = ("distilled_cfg_scale", "hr_distilled_cfg")
+"""Where Neo's jobs have the shift of their noise levels: of the pass alone or the first, and of the hires pass. Flux's have something else there."""
 SAMPLERS = "k_diffusion.sampling"  # each has its own, loaded when it starts; importing it here would be another one's
 
 CLAMPED = "clamp"
@@ -75,6 +78,15 @@ class Forge(ForgeKin):
         if hasattr(sys.modules.get(SAMPLERS), BY_SNR):
             return NOISY_BY_SNR
         return NOISY if type(_predictor(model)).__name__ == SHIFTED else ()
+
+    def foresee_levels(self, sampler: Any, p: Any) -> None:
+        """See `Host`. Neo gives some checkpoints the pass's shift when it begins, and other hosts none."""
+        model = shared.sd_model
+        if not vars(model).get("use_shift") or not hasattr(sampler, "get_sigmas"):
+            return
+        predictor = deepcopy(_predictor(model))
+        predictor.set_parameters(shift=getattr(p, SHIFT[bool(p.is_hr_pass)]))
+        sampler.model_wrap = type(sampler.model_wrap)(predictor)
 
     def alphas_cumprod(self, model: Any) -> Tensor:
         """As its samplers by timesteps make them."""

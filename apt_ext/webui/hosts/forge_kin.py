@@ -70,6 +70,9 @@ class ForgeKin:
         levels: Tensor = self.levels(shared.sd_model).detach().cpu()
         return levels
 
+    def foresee_levels(self, sampler: Any, p: Any) -> None:
+        """They are the checkpoint's, but for some of Neo's."""
+
     def vae_halves(self, model: Any) -> dict[str, nn.Module]:
         """It tiles by itself where memory asks for it."""
         return {}

@@ -118,6 +118,11 @@ class Host(Protocol):
         """Of a sampler's model, ascending; None where those of `alphas_cumprod` count."""
         ...
 
+    def foresee_levels(self, sampler: Any, p: Any) -> None:
+        """Let a sampler of the loaded checkpoint that nothing will sample with go by the noise levels that a pass will have, where the host settles them
+        only when the pass begins. The checkpoint, with which a job may be running, is left alone."""
+        ...
+
     def alphas_cumprod(self, model: Any) -> Tensor:
         """(T,) of a checkpoint."""
         ...

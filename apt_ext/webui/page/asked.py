@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 __all__ = ["Asked", "read"]
 
 AUTOMATIC = "Automatic"  # the host's word; Forge Classic's page has no such field, its samplers bring their schedules
-MOST_PIXELS, MOST_STEPS, MOST_PHASES = 16384, 1000, 64
+MOST_PIXELS, MOST_STEPS, MOST_PHASES, MOST_SHIFT = 16384, 1000, 64, 1000
 
 
 class Asked(NamedTuple):
@@ -19,6 +19,7 @@ class Asked(NamedTuple):
         cut: whether the target may have another aspect than the first pass. `resize_mode`: img2img's, 0 to 3.
         steps, hires_steps, denoising, sampler, scheduler: as the host's fields have them. `upscaler`: of the host's field in a hires pass.
         checkpoint: the chosen one, by the host's name for it; None where nobody says.
+        shift: of the pass's noise levels, where the host has a field for it (Forge Neo, under another name for Flux); None leaves the last one.
         settings: APT's own controls, by name.
     """
 
@@ -35,6 +36,7 @@ class Asked(NamedTuple):
     scheduler: str
     upscaler: str | None
     checkpoint: str | None
+    shift: float | None
     settings: dict[str, Any]
 
 
@@ -70,6 +72,7 @@ def read(raw: Any) -> Asked:
         scheduler=AUTOMATIC if _given(raw, "scheduler") is None else _text(raw, "scheduler"),
         upscaler=None if raw.get("upscaler") is None else _text(raw, "upscaler"),
         checkpoint=None if raw.get("checkpoint") is None else _text(raw, "checkpoint"),
+        shift=None if raw.get("shift") is None else _number(raw, "shift", "Shift", 0, MOST_SHIFT),
         settings=dict(settings),
     )
 

@@ -105,10 +105,12 @@ def _plan(asked: Asked, model: Any) -> dict[str, Any]:
         is_hr_pass=not asked.img2img,
         scheduler=asked.scheduler,
         hr_scheduler=asked.scheduler,
+        distilled_cfg_scale=asked.shift,
+        hr_distilled_cfg=asked.shift,
         sampler_noise_scheduler_override=None,
         extra_generation_params={},
     )
-    sampler = sampler_named(asked.sampler)
+    sampler = sampler_named(asked.sampler, p)
     around = seamless_axes(None, bool(shared.opts.tiling))
     layout = lay_out(p, sampler, request.options, start, end, None if asked.img2img else asked.hires_steps or asked.steps, around)
     smaller = asked.img2img and start == end and end[1] * FACTOR <= given[0] and end[0] * FACTOR <= given[1]

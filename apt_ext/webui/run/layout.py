@@ -44,18 +44,23 @@ class Layout:
     last: int
 
 
-def sampler_named(name: str) -> Any:
-    """One of the host's samplers, for the loaded checkpoint.
+def sampler_named(name: str, p: Any) -> Any:
+    """One of the host's samplers, for the loaded checkpoint, with the noise levels that a pass will have. Nothing samples with it.
+
+    Args:
+        p: the processing object, of the pass as `lay_out` wants it.
 
     Raises:
         ValueError: for one that does not exist or does not go with the checkpoint.
     """
     try:
-        return sd_samplers.create_sampler(name, shared.sd_model)
+        sampler = sd_samplers.create_sampler(name, shared.sd_model)
     except Exception as error:  # the host says so by an assertion, or by an exception of no kind of its own
         raise ValueError(
             f"sampler {name!r} cannot be used with this checkpoint, or does not exist; choose another (in the API also hr_sampler_name)"
         ) from error
+    host().foresee_levels(sampler, p)
+    return sampler
 
 
 def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, steps: int | None, around: Around = NOWHERE) -> Layout:

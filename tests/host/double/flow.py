@@ -92,7 +92,11 @@ class Chroma(Flux):
 class ZImage(StableDiffusion3):
     """Neo's, which gives its predictor the job's shift before every pass. Texts of any length come in a list."""
 
-    is_sd3, use_shift = False, True
+    is_sd3 = False
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.use_shift = True
 
     def get_learned_conditioning(self, texts):
         return own_length(self, texts)

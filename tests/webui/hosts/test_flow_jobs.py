@@ -5,6 +5,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from apt_ext.checkpoints.networks import flow_denoiser
@@ -172,6 +173,37 @@ def test_a_file_s_name_alone_makes_no_reference(host, loaded, job_of_kind, monke
     monkeypatch.setitem(DYNAMIC, "kontext", True)
     host.run(job_of_kind("picture", sampler_name="euler"))
     assert host.model.calls
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_a_plan_goes_by_the_shift_that_its_pass_will_have(host, loaded, job_of_kind, planned, monkeypatch, kind):
+    """Neo gives it to the checkpoint when the pass begins; until then, and for the panel, the last one is there."""
+    loaded("Neo", ZImage)
+    own, read = host.sd_samplers_kdiffusion.KDiffusionSampler.get_sigmas, []
+
+    def get_sigmas(self, p, steps):
+        read.append(own(self, p, steps))
+        return read[-1]
+
+    monkeypatch.setattr(host.sd_samplers_kdiffusion.KDiffusionSampler, "get_sigmas", get_sigmas)
+    p = job_of_kind(kind, {"gamma": 0.5}, sampler_name="euler", steps=8)
+    p.distilled_cfg_scale, p.hr_distilled_cfg = (9.0, 2.0) if kind == "text" else (2.0, 9.0)
+    host.run(p)
+    prepared, *passes = read
+    shifted = [float(levels[-2]) for levels in passes]
+    assert torch.equal(prepared, passes[-1])
+    assert min(shifted) < max(shifted) if kind == "text" else min(shifted) == max(shifted)
+    predictor = host.model.forge_objects.unet.model.predictor
+    predictor.set_parameters(shift=9.0)
+    before = predictor.sigmas.clone()
+    asked = {"img2img": kind == "picture", "first": [64, 64], "given": [64, 64], "target": [128, 128], "resize_mode": 0, "steps": 8, "hires_steps": 0}
+    asked |= {"denoising": 0.6, "sampler": "euler", "scheduler": "Automatic", "upscaler": "Lanczos", "settings": {"gamma": 0.5}}
+    plan = host.panel.plan(asked | {"shift": 2.0})
+    assert torch.equal(read[-1], prepared)
+    assert plan["evaluations"] == planned[-1]
+    assert torch.equal(predictor.sigmas, before), "a job may be running"
+    host.panel.plan(asked)
+    assert not torch.equal(read[-1], prepared), "without a word, the last one's"
 
 
 @pytest.mark.parametrize("name", ["Forge", "Neo"])

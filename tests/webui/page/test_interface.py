@@ -66,6 +66,7 @@ def server():
         for name, number in (("txt2img_width", 512), ("txt2img_height", 512), ("txt2img_hr_scale", 2), ("txt2img_steps", 20), ("txt2img_hires_steps", 0)):
             gr.Slider(0, 4096, number, step=1, elem_id=name)
         denoising = gr.Slider(0, 1, 0.6, elem_id="txt2img_denoising_strength")
+        gr.Slider(1, 24, 6, elem_id="txt2img_hr_distilled_cfg")  # Forge's and Neo's
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_x")
         gr.Slider(0, 4096, 0, elem_id="txt2img_hr_resize_y")
         field = gr.Dropdown(["Latent", "Lanczos", "Latent (bicubic)"], value="Latent", elem_id="txt2img_hr_upscaler")
@@ -171,6 +172,7 @@ def test_the_panel_shows_the_plan_and_follows_the_sliders(page):
     first = page.asked[0]
     assert (first["first"], first["target"], first["sampler"], first["scheduler"]) == ([512, 512], [1024, 1024], "Euler", "Karras")
     assert first["upscaler"] == "Latent"
+    assert first["shift"] == 6
     assert parse([first["settings"]]) == parse([])
     page.fill(f"#{PREFIX}matching input[type=number]", "0.5")
     page.keyboard.press("Tab")

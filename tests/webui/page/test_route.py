@@ -132,6 +132,8 @@ def test_a_stranger_s_question_is_not_even_read(host):
         ({"denoising": float("nan")}, "Denoising strength nan cannot be planned; use 0 to 1"),
         ({"denoising": 1e-9}, "denoising strength 1e-09 spreads the steps over a schedule of 7999999999"),
         ({"denoising": 0}, "leaves no step to run"),
+        ({"shift": "3"}, "Shift '3' is no number"),
+        ({"shift": -1}, "Shift -1 cannot be planned; use 0 to 1000"),
         ({"sampler": 3}, "sampler 3 is no name"),
         ({"sampler": "magic"}, "sampler 'magic' cannot be used"),
         ({"upscaler": 5}, "upscaler 5 is no name"),
