@@ -25,6 +25,7 @@ class Family(NamedTuple):
         multiple: what the sides of the network's input have to be multiples of, in latent pixels; a transformer's patches.
         pooled: how much of the vector beside the prompt is the prompt's own; None for all of it.
         flow: whether it is of rectified flow.
+        own_length: whether a prompt has as many tokens as it needs; elsewhere prompts fill one chunk or several.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Family(NamedTuple):
     multiple: int
     pooled: int | None = None
     flow: bool = False
+    own_length: bool = False
 
 
 FAMILIES = {
@@ -41,9 +43,9 @@ FAMILIES = {
     "sdxl": Family("SDXL", 1024, 4, POOLED),
     "sd3": Family("SD3", 1024, 2, flow=True),
     "flux": Family("Flux", 1024, 2, flow=True),
-    "chroma": Family("Chroma", 1024, 2, flow=True),
-    "zimage": Family("Z-Image", 1024, 2, flow=True),
-    "lumina2": Family("Lumina 2", 1024, 2, flow=True),
+    "chroma": Family("Chroma", 1024, 2, flow=True, own_length=True),
+    "zimage": Family("Z-Image", 1024, 2, flow=True, own_length=True),
+    "lumina2": Family("Lumina 2", 1024, 2, flow=True, own_length=True),
 }
 
 

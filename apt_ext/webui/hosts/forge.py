@@ -86,7 +86,9 @@ class Forge(ForgeKin):
             return
         predictor = deepcopy(_predictor(model))
         predictor.set_parameters(shift=getattr(p, SHIFT[bool(p.is_hr_pass)]))
-        sampler.model_wrap = type(sampler.model_wrap)(predictor)
+        linked = type(sampler.model_wrap)(predictor)
+        linked.inner_model = sampler.model_wrap.inner_model
+        sampler.model_wrap = linked
 
     def alphas_cumprod(self, model: Any) -> Tensor:
         """As its samplers by timesteps make them."""

@@ -116,6 +116,16 @@ def test_regions_have_their_own_words(host, loaded, job_of_kind):
     assert far(made.crop((120, 0, 128, 128)), plain.crop((120, 0, 128, 128))) <= 1
 
 
+@pytest.mark.parametrize(("name", "checkpoint"), [served for served in HOSTS if served[1] in (Chroma, ZImage, Lumina2)])
+def test_regions_are_refused_where_longer_words_of_theirs_would_stretch_the_others_prompts(host, loaded, job_of_kind, name, checkpoint):
+    loaded(name, checkpoint)
+    texts = host.model.get_learned_conditioning(["a leaf"]), host.model.get_learned_conditioning(["a leaf on a stone"])
+    assert len(texts[0][0]) < len(texts[1][0])
+    with pytest.raises(host.adapter("errors").APTError, match=r"regions have no words of their own on (Chroma|Z-Image|Lumina 2) checkpoints, whose prompts"):
+        host.run(job_of_kind("picture", {"enabled": True, "regions": "0-50% x 0-100%: a kingfisher over water"}, sampler_name="euler"))
+    assert not host.model.calls
+
+
 @pytest.mark.parametrize(("name", "checkpoint"), HOSTS)
 @pytest.mark.parametrize(
     ("asked", "given", "sentence"),
@@ -182,6 +192,7 @@ def test_a_plan_goes_by_the_shift_that_its_pass_will_have(host, loaded, job_of_k
     own, read = host.sd_samplers_kdiffusion.KDiffusionSampler.get_sigmas, []
 
     def get_sigmas(self, p, steps):
+        assert self.model_wrap.inner_model is host.model, "which one of Neo's schedules asks"
         read.append(own(self, p, steps))
         return read[-1]
 
