@@ -24,7 +24,7 @@ class Family(NamedTuple):
         label: for people. `side`: the native side in pixels.
         multiple: what the sides of the network's input have to be multiples of, in latent pixels; a transformer's patches.
         pooled: how much of the vector beside the prompt is the prompt's own; None for all of it.
-        flow: whether it is of rectified flow.
+        flow: whether it is of rectified flow. `unet`: whether the network is a UNet, with cross-attention and layers that can go round the border.
         own_length: whether a prompt has as many tokens as it needs; elsewhere prompts fill one chunk or several.
     """
 
@@ -33,6 +33,7 @@ class Family(NamedTuple):
     multiple: int
     pooled: int | None = None
     flow: bool = False
+    unet: bool = True
     own_length: bool = False
 
 
@@ -41,11 +42,13 @@ FAMILIES = {
     "sd2": Family("SD 2.x", 512, 8),
     "sd2v": Family("SD 2.x 768-v", 768, 8),
     "sdxl": Family("SDXL", 1024, 4, POOLED),
-    "sd3": Family("SD3", 1024, 2, flow=True),
-    "flux": Family("Flux", 1024, 2, flow=True),
-    "chroma": Family("Chroma", 1024, 2, flow=True, own_length=True),
-    "zimage": Family("Z-Image", 1024, 2, flow=True, own_length=True),
-    "lumina2": Family("Lumina 2", 1024, 2, flow=True, own_length=True),
+    "sd3": Family("SD3", 1024, 2, flow=True, unet=False),
+    "flux": Family("Flux", 1024, 2, flow=True, unet=False),
+    "chroma": Family("Chroma", 1024, 2, flow=True, unet=False, own_length=True),
+    "zimage": Family("Z-Image", 1024, 2, flow=True, unet=False, own_length=True),
+    "lumina2": Family("Lumina 2", 1024, 2, flow=True, unet=False, own_length=True),
+    "sdxlrf": Family("SDXL of rectified flow", 1024, 4, POOLED, flow=True),
+    "mugen": Family("Mugen", 1024, 4, POOLED, flow=True),
 }
 
 
@@ -67,7 +70,7 @@ def family_of(model: Any) -> str:
 def no_words(family: str) -> str | None:
     """Why words cannot be told apart in a prompt for a family's checkpoints, in half a sentence; None where they can."""
     known = FAMILIES[family]
-    return f"on {known.label} checkpoints, which have no cross-attention to see them in; choose an SD 1.x, SD 2.x or SDXL checkpoint" if known.flow else None
+    return None if known.unet else f"on {known.label} checkpoints, which have no cross-attention to see them in; choose an SD 1.x, SD 2.x or SDXL checkpoint"
 
 
 def window_option(family: str) -> str:

@@ -46,7 +46,7 @@ def seamless_axes(model: Any, tiling: bool) -> Around:
     """
     if model is None:
         return Around(tiling, tiling)
-    if tiling and FAMILIES[host().family(model)].flow:
+    if tiling and not FAMILIES[host().family(model)].unet:
         raise ValueError(TRANSFORMER)
     parts = [host().unet(model), *host().vae_halves(model).values()]
     found = [_axes(layer) for part in parts for layer in _convolutions(part)]

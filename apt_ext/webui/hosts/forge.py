@@ -21,6 +21,7 @@ __all__ = ["Forge"]
 
 
 FLOWS = {"StableDiffusion3": "sd3", "Flux": "flux", "Chroma": "chroma", "ZImage": "zimage", "Lumina2": "lumina2"}
+FLOWS |= {"StableDiffusionXL": "sdxlrf", "Mugen": "mugen"}
 """Engines of rectified flow that windows are made for, by their classes; each host has some of them."""
 SHIFTED, NOISY = "PredictionFlux", ("euler_ancestral", "dpm_2_ancestral")
 """The predictor by which two of Forge's samplers tell that they have to add noise as rectified flow needs it, and the two."""
@@ -111,6 +112,12 @@ class Forge(ForgeKin):
         network: nn.Module = model.forge_objects.unet.model.diffusion_model
         return network
 
+    def noised(self, model: Any, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Of rectified flow by its time."""
+        if _predictor(model).prediction_type == "const":
+            return (1 - sigma) * clean + sigma * noise
+        return super().noised(model, clean, noise, sigma)
+
     def text(self, model: Any) -> Text:
         """SDXL has two encoders, which take a text apart alike."""
         engine = model.text_processing_engine_l if model.is_sdxl else model.text_processing_engine
@@ -121,8 +128,8 @@ class Forge(ForgeKin):
         return no_words(self.family(shared.sd_model))
 
     def control_of(self, p: Any) -> ForgeControl:
-        """See `Host`. Networks of rectified flow do not look at units; the host says nothing of it."""
-        if shared.sd_model.forge_objects.unet.controlnet_linked_list is not None and FAMILIES[self.family(shared.sd_model)].flow:
+        """See `Host`. Transformers do not look at units; the host says nothing of it."""
+        if shared.sd_model.forge_objects.unet.controlnet_linked_list is not None and not FAMILIES[self.family(shared.sd_model)].unet:
             raise ValueError("ControlNet does nothing on this host for checkpoints of rectified flow; turn its units off")
         return super().control_of(p)
 

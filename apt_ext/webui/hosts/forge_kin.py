@@ -77,6 +77,10 @@ class ForgeKin:
         """It tiles by itself where memory asks for it."""
         return {}
 
+    def noised(self, model: Any, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Latents as the checkpoint takes them at a noise level."""
+        return clean + sigma * noise
+
     def evaluate(self, model: Any, clean: Tensor, noise: Tensor, timestep: int, text: Any, image: Tensor) -> None:
         """By the noise level."""
         unet = model.forge_objects.unet
@@ -85,7 +89,7 @@ class ForgeKin:
         if image.shape[-2:] == clean.shape[-2:]:
             cond["c_concat"] = image
         levels = sigma.expand(len(clean))
-        unet.model.apply_model(clean + sigma * noise, levels, **cond, transformer_options=options_of_call(unet, levels))
+        unet.model.apply_model(self.noised(model, clean, noise, sigma), levels, **cond, transformer_options=options_of_call(unet, levels))
 
     def load_again(self, checkpoint: Any) -> None:
         """Have a job's own checkpoint loaded in place of the refiner's, by its information."""

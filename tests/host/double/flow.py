@@ -1,4 +1,4 @@
-"""A checkpoint of rectified flow without weights: sixteen channels, no cross-attention, and times for noise levels."""
+"""Checkpoints of rectified flow without weights, with times for noise levels: transformers with sixteen channels and no cross-attention, and UNets."""
 
 import torch
 from torch import nn
@@ -103,6 +103,32 @@ class ZImage(StableDiffusion3):
 
 
 class Lumina2(ZImage):
+    pass
+
+
+class StableDiffusionXL(Model):
+    """Neo's of rectified flow: the UNet, which is told where a window lies."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.is_sdxl = self.use_shift = True
+        self.model.model_sampling = Predictor()
+        self.alphas_cumprod = 1 / (self.model.model_sampling.sigmas**2 + 1)
+        self.embedder = lambda places: places[:, None].expand(-1, 256)
+
+    def apply_model(self, x, t, cond):
+        """(N, 4, h, w) and times -> the clean ones."""
+        self.calls.append(tuple(x.shape))
+        self.on_call()
+        time, unet = t[:, None, None, None], self.model.diffusion_model
+        text = unet(x, cond["c_crossattn"][0])
+        return (1 - time) * x / (time**2 + (1 - time) ** 2) + 0.3 * time * torch.tanh(unet.bend(x) + 0.3 * text)
+
+    def add_noise_to_latent(self, x, noise, amount):
+        return self.model.model_sampling.noise_scaling(amount, noise, x)
+
+
+class Mugen(StableDiffusionXL):
     pass
 
 

@@ -38,6 +38,7 @@ def forged(model: Any) -> Any:
     model.text_processing_engine = SimpleNamespace(
         process_texts=stage.process_texts, tokenize=stage.tokenize, embeddings=SimpleNamespace(find_embedding_at_position=found)
     )
+    model.text_processing_engine_l = model.text_processing_engine  # SDXL's
     return model
 
 

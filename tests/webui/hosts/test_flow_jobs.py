@@ -12,14 +12,16 @@ from apt_ext.checkpoints.networks import flow_denoiser
 from apt_ext.core.upscale import sample_with, upscale
 from apt_ext.core.views import ViewCalls
 from tests.host.contract_forge import NOISE_BY_SNR, SNR
-from tests.host.double.flow import Chroma, Flux, Lumina2, StableDiffusion3, ZImage
+from tests.host.double.flow import Chroma, Flux, Lumina2, Mugen, StableDiffusion3, StableDiffusionXL, ZImage
 from tests.host.double.jobs import ON, far, nothing_left
 from tests.host.forge import DYNAMIC, become_forge, neo_s_passes
 
 pytestmark = pytest.mark.usefixtures("settings_page")
 FORGE, NEO = (StableDiffusion3, Flux, Chroma), (Flux, Chroma, ZImage, Lumina2)
-HOSTS = [("WebUI", StableDiffusion3), *(("Forge", one) for one in FORGE), *(("Neo", one) for one in NEO)]
-FAMILY = {StableDiffusion3: "sd3", Flux: "flux", Chroma: "chroma", ZImage: "zimage", Lumina2: "lumina2"}
+TRANSFORMERS = [("WebUI", StableDiffusion3), *(("Forge", one) for one in FORGE), *(("Neo", one) for one in NEO)]
+UNETS = [("Neo", StableDiffusionXL), ("Neo", Mugen)]
+HOSTS = [*TRANSFORMERS, *UNETS]
+FAMILY = {StableDiffusion3: "sd3", Flux: "flux", Chroma: "chroma", ZImage: "zimage", Lumina2: "lumina2", StableDiffusionXL: "sdxlrf", Mugen: "mugen"}
 WHOLE = {"method": "multidiffusion", "window": "128x128", "matching": 0.0, "gamma": 0.0, "colour_fix": 0.0, "reanchor": "off"}
 
 
@@ -126,7 +128,7 @@ def test_regions_are_refused_where_longer_words_of_theirs_would_stretch_the_othe
     assert not host.model.calls
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), HOSTS)
+@pytest.mark.parametrize(("name", "checkpoint"), TRANSFORMERS)
 @pytest.mark.parametrize(
     ("asked", "given", "sentence"),
     [
@@ -148,6 +150,42 @@ def test_what_cannot_be_right_is_refused_in_a_sentence(host, loaded, job_of_kind
     assert not host.model.calls
 
 
+@pytest.mark.parametrize(("name", "checkpoint"), UNETS)
+@pytest.mark.parametrize(
+    ("asked", "given", "sentence"),
+    [
+        ({}, {"sampler_name": "dpmpp_2s_ancestral"}, "sampler 'dpmpp_2s_ancestral' adds noise in proportions that are wrong"),
+        ({}, {"sampler_name": "ddim"}, "sampler 'ddim' steps through the timesteps"),
+        ({"window": "80x80"}, {}, "multiples of 32 pixels; use 64x64"),
+    ],
+)
+def test_so_it_is_with_unets(host, loaded, job_of_kind, name, checkpoint, asked, given, sentence):
+    loaded(name, checkpoint)
+    with pytest.raises(host.adapter("errors").APTError, match=sentence):
+        host.run(job_of_kind("picture", {"enabled": True} | asked, **{"sampler_name": "euler"} | given))
+    assert not host.model.calls
+
+
+@pytest.mark.parametrize(("name", "checkpoint"), UNETS)
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_unets_tell_windows_words_apart(host, loaded, job_of_kind, name, checkpoint, kind):
+    loaded(name, checkpoint)
+    given = {"prompt": "a butterfly on red flowers", "sampler_name": "euler"}
+    whole = host.run(job_of_kind(kind, {"method": "accdiffusion", "word_threshold": 0.0}, **given))[0]
+    p = job_of_kind(kind, {"method": "accdiffusion", "word_threshold": 1.0}, **given)
+    assert far(host.run(p)[0], whole) > 1
+    assert not p.comments
+
+
+def test_a_picture_whose_words_are_looked_for_is_noised_as_a_flow_s(host, loaded):
+    loaded("Neo", StableDiffusionXL)
+    known, clean, noise = host.detect.host(), torch.ones(1, 4, 8, 8), torch.full((4, 8, 8), 3.0)
+    time = torch.tensor(0.25)
+    assert torch.equal(known.noised(host.model, clean, noise, time), torch.full_like(clean, 0.75 + 0.75))
+    host.model.forge_objects.unet.model.predictor.prediction_type = "epsilon"
+    assert torch.equal(known.noised(host.model, clean, noise, time), torch.full_like(clean, 1.75))
+
+
 @pytest.mark.parametrize("checkpoint", FORGE)
 def test_control_units_which_the_network_would_not_look_at_are_refused(host, loaded, checkpoint):
     loaded("Forge", checkpoint)
@@ -159,7 +197,7 @@ def test_control_units_which_the_network_would_not_look_at_are_refused(host, loa
 
 @pytest.mark.parametrize(
     ("name", "checkpoint", "noisy"),
-    [(*served, noisy) for served, noisy in zip(HOSTS, [(), (), *[("euler_ancestral", "dpm_2_ancestral")] * 2, *[NOISE_BY_SNR] * 4], strict=True)],
+    [(*served, noisy) for served, noisy in zip(HOSTS, [(), (), *[("euler_ancestral", "dpm_2_ancestral")] * 2, *[NOISE_BY_SNR] * 6], strict=True)],
 )
 def test_forge_with_flux_s_predictor_and_neo_add_noise_as_it_has_to_with_some_samplers(host, loaded, name, checkpoint, noisy):
     loaded(name, checkpoint)

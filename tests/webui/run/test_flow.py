@@ -100,7 +100,7 @@ def test_noised_latents_stand_where_the_sampler_starts():
 
 def test_the_facts_are_those_of_a_flow():
     assert (Size(8, 8), 2, math.inf, flow_timestep, 8) == FACTS
-    assert {name for name, family in FAMILIES.items() if family.flow} == {"flux", "sd3", "chroma", "zimage", "lumina2"}
+    assert {name for name, family in FAMILIES.items() if family.flow} == {"flux", "sd3", "chroma", "zimage", "lumina2", "sdxlrf", "mugen"}
 
 
 def test_coordinates_follow_the_checkpoint():
