@@ -128,38 +128,28 @@ def test_regions_are_refused_where_longer_words_of_theirs_would_stretch_the_othe
     assert not host.model.calls
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), TRANSFORMERS)
+REFUSED = [
+    ({}, {"sampler_name": "dpmpp_2s_ancestral"}, "sampler 'dpmpp_2s_ancestral' adds noise in proportions that are wrong"),
+    ({}, {"sampler_name": "ddim"}, "sampler 'ddim' steps through the timesteps"),
+]
+REFUSED_WITH_UNETS = [*REFUSED, ({"window": "80x80"}, {}, "multiples of 32 pixels; use 64x64")]
+REFUSED_WITH_TRANSFORMERS = [
+    *REFUSED,
+    ({"window": "72x72"}, {}, "multiples of 16 pixels; use 64x64"),
+    ({}, {"tiling": True}, "a seamless picture cannot be made with this checkpoint, whose network has no layers that go round the border"),
+    (
+        {"method": "accdiffusion", "word_threshold": 0.5},
+        {},
+        "words per window cannot be told apart on (SD3|Flux|Chroma|Z-Image|Lumina 2) checkpoints, which have no cross-attention",
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("asked", "given", "sentence"),
-    [
-        (
-            {"method": "accdiffusion", "word_threshold": 0.5},
-            {},
-            "words per window cannot be told apart on (SD3|Flux|Chroma|Z-Image|Lumina 2) checkpoints, which have no cross-attention",
-        ),
-        ({}, {"tiling": True}, "a seamless picture cannot be made with this checkpoint, whose network has no layers that go round the border"),
-        ({}, {"sampler_name": "dpmpp_2s_ancestral"}, "sampler 'dpmpp_2s_ancestral' adds noise in proportions that are wrong"),
-        ({}, {"sampler_name": "ddim"}, "sampler 'ddim' steps through the timesteps"),
-        ({"window": "72x72"}, {}, "multiples of 16 pixels; use 64x64"),
-    ],
+    ("name", "checkpoint", "asked", "given", "sentence"),
+    [(*served, *case) for kind, cases in ((TRANSFORMERS, REFUSED_WITH_TRANSFORMERS), (UNETS, REFUSED_WITH_UNETS)) for served in kind for case in cases],
 )
 def test_what_cannot_be_right_is_refused_in_a_sentence(host, loaded, job_of_kind, name, checkpoint, asked, given, sentence):
-    loaded(name, checkpoint)
-    with pytest.raises(host.adapter("errors").APTError, match=sentence):
-        host.run(job_of_kind("picture", {"enabled": True} | asked, **{"sampler_name": "euler"} | given))
-    assert not host.model.calls
-
-
-@pytest.mark.parametrize(("name", "checkpoint"), UNETS)
-@pytest.mark.parametrize(
-    ("asked", "given", "sentence"),
-    [
-        ({}, {"sampler_name": "dpmpp_2s_ancestral"}, "sampler 'dpmpp_2s_ancestral' adds noise in proportions that are wrong"),
-        ({}, {"sampler_name": "ddim"}, "sampler 'ddim' steps through the timesteps"),
-        ({"window": "80x80"}, {}, "multiples of 32 pixels; use 64x64"),
-    ],
-)
-def test_so_it_is_with_unets(host, loaded, job_of_kind, name, checkpoint, asked, given, sentence):
     loaded(name, checkpoint)
     with pytest.raises(host.adapter("errors").APTError, match=sentence):
         host.run(job_of_kind("picture", {"enabled": True} | asked, **{"sampler_name": "euler"} | given))
