@@ -104,10 +104,15 @@ def _known(named: Mapping[str, Any]) -> dict[str, Any]:
     return dict(named)
 
 
+def _fraction(name: str, value: Any) -> Any:
+    # The page hands 1.0 over as 1, presets do not: the same settings are the same text.
+    return float(value) if type(getattr(Options, name)) is float else value
+
+
 def infotext(request: Request, upscaler: bool = True) -> dict[str, Any]:
     """Everything of a request that changes the picture, under its infotext names. `upscaler`: whether APT's own is in force, and not the host's field."""
     names = [name for name in settings() if infotext_key(name) and (upscaler or name != "upscaler")]
-    values = {infotext_key(name): getattr(request.options, name) for name in names}
+    values = {infotext_key(name): _fraction(name, getattr(request.options, name)) for name in names}
     return {name: value for name, value in values.items() if value != ""} | {"APT tiled VAE": request.tiled_vae}
 
 

@@ -176,6 +176,14 @@ def test_the_infotext_has_everything_that_changes_the_picture():
     assert set(whole) - set(infotext(Request())) == {"APT regions"}, "none are written where there are none"
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_infotext_is_the_same_whether_a_preset_or_the_page_hands_its_numbers_over(preset):
+    by_preset = parse([preset])
+    as_a_page_does = {name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in preset_values(preset).items()}
+    assert any(isinstance(getattr(Options, name), float) and isinstance(value, int) for name, value in as_a_page_does.items())
+    assert str(infotext(parse([{"preset": CUSTOM} | as_a_page_does]))) == str(infotext(by_preset))
+
+
 UNUSUAL = {"method": "accdiffusion", "phases": "1.5,2", "matching": 0.5, "gamma": -0.25, "overlap": 0.125, "jitter": 0.5, "residual_decay": 2.0}
 UNUSUAL |= {"dilated_decay": 1.5, "blur_decay": 2.0, "blur": 0.5, "border": "over", "fill": "zero", "feather": 0.3, "tolerance": 0.02, "reanchor": "on"}
 UNUSUAL |= {
