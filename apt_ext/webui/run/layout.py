@@ -79,10 +79,11 @@ def lay_out(p: Any, sampler: Any, options: Options, start: Size, target: Size, s
     check_sampler(sampler.config.name, sampler.funcname, has_residual(options))
     model = shared.sd_model
     family = family_of(model)
-    label, flow = FAMILIES[family].label, FAMILIES[family].flow
-    if options.regions and FAMILIES[family].own_length:
+    known = FAMILIES[family]
+    flow = known.flow
+    if options.regions and known.own_length:
         # In one call with longer ones a prompt would be stretched, which these networks see.
-        raise ValueError(f"regions have no words of their own on {label} checkpoints, whose prompts differ in length; leave Regions empty")
+        raise ValueError(f"regions have no words of their own on {known.label} checkpoints, whose prompts differ in length; leave Regions empty")
     # As the host's sampler settles them when it begins: for churn the settings page before the job, for eta the other way round.
     opts = shared.opts
     churn = (float(opts.s_churn or p.s_churn), float(opts.s_tmin or p.s_tmin), float(opts.s_tmax or p.s_tmax))
