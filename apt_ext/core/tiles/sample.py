@@ -27,7 +27,7 @@ NEAR = 4  # cells from the picture's border whose values depend much on what a n
 def _start(part: int, parts: int, jitter: float, room: int) -> int:
     """Where a patch begins along an axis on which it can begin at 0 to `room`, its part being one of `parts` equal ones."""
     if parts == 1:
-        return int(min(max(1.5 * jitter - 0.25, 0.0), 1.0) * room)  # a third of the patches at either border
+        return int(min(max(1.5 * jitter - 0.25, 0.0), 1.0) * room)  # a sixth of the patches at each border
     return room * (part > 0) if part in (0, parts - 1) else int((part + jitter) * room / parts)
 
 
