@@ -108,7 +108,7 @@ def draw_sample(x: Tensor, cell: int, *, side: int, count: int) -> tuple[Tensor,
     around = F.avg_pool2d(near, AROUND, 1, AROUND // 2, count_include_pad=False)
     features = torch.cat([near, around, gather_windows(border[None], windows).repeat_interleave(samples, 0)], 1)
     trusted = _trusted(windows, size, max(1, side // 12)).to(x.device)
-    rows = features.unflatten(0, (count, samples)).permute(1, 0, 3, 4, 2)[:, trusted].cpu().double()  # some devices have no float64
+    rows = features.reshape(count, samples, *features.shape[1:]).permute(1, 0, 3, 4, 2)[:, trusted].cpu().double()  # some devices have no float64
     # The mean over a picture of the surroundings' means is, but for its border, the mean itself.
     goal = torch.cat([_mean_features(x, cell).repeat(1, 2), border.mean((1, 2)).expand(samples, -1)], 1).cpu().double()
     weights = torch.zeros((samples, count, side, side), device=x.device)
