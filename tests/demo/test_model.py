@@ -8,9 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from apt_ext.demo import sources
-from apt_ext.demo.autoencoder import FACTOR
 from apt_ext.demo.job import run_job, show
-from apt_ext.demo.model import HALO, TILE, WEIGHTS, load_model
+from apt_ext.demo.model import WEIGHTS, load_model
 from apt_ext.demo.sources import from_picture, from_words
 from apt_ext.demo.wanted import Job
 from apt_ext.demo.world import make_scene, render
@@ -94,14 +93,10 @@ def test_tiles_do_not_show(model):
     with torch.no_grad():
         whole = model.autoencoder.decoder(z * model._scale + model._shift).clamp(-1, 1)
     assert psnr(tiled * 127.5, whole * 127.5) > 38
-    # No edge where tiles meet: the error's own steps are no larger there than elsewhere. No tiles meet at the picture's border, where the
-    # convolutions' padding makes steps of its own wherever the sampled statistics are a little off.
-    border = 4 * FACTOR
-    assert border < (TILE - HALO) * FACTOR
-    error = (tiled - whole).mean(dim=1)[0]
-    for dim in (0, 1):
-        steps = error.diff(dim=dim).abs().mean(dim=1 - dim)
-        assert float(steps[border:-border].max()) < 4 * float(steps.mean())
+    # No edge where tiles meet, nor at the picture's border, where the convolutions' padding makes steps wherever statistics are a little off:
+    # along every row and column the error's mean step stays within a tenth of a level of 255.
+    error = (tiled - whole).mean(dim=1)[0] * 127.5
+    assert max(float(error.diff(dim=dim).abs().mean(dim=1 - dim).max()) for dim in (0, 1)) < 0.1
 
 
 def test_sampler_noise_and_starting_noise_are_strangers(model, monkeypatch):
