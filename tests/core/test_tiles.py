@@ -143,6 +143,7 @@ def levels_apart(autoencoder, style, seed, extent, size):
     ("style", "seed", "extent", "size"),
     [
         ("autumn", 10, 6.0, (1088, 1088)),
+        ("moss", 11, 6.0, (1088, 1088)),
         ("mosaic", 13, 6.0, (1088, 1088)),
         ("pebbles", 12, 2.0, (1088, 1088)),
         ("moss", 11, 1.0, (1088, 1088)),
