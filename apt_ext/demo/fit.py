@@ -18,11 +18,12 @@ from tqdm import tqdm
 from apt_ext.demo.blocks import Module, channels_last
 from apt_ext.demo.muon import Muon, is_hidden
 
-__all__ = ["PARTS", "Plan", "autocast", "compact", "expand", "fit", "plateau", "save_whole"]
+__all__ = ["PARTS", "Plan", "autocast", "compact", "expand", "fit", "has_bfloat16", "plateau", "save_whole"]
 
 PARTS = 2  # of a batch, computed side by side on a CPU: two threads with half a batch each outrun one batch on two threads
 CORES = torch.get_num_threads()  # as many as there are, or as OMP_NUM_THREADS says
 WARM_UP, DESCENT = 100, 0.4  # steps, and share of the run
+CHECKED = 10  # steps after which a gradient has to reach every weight; before, layers that begin at zero hold some back
 LOWEST = 0.02  # share of the peak rate at the end
 MATRIX_RATE, OTHER_RATE = 0.02, 1.5e-3  # peaks, Muon's and AdamW's
 
@@ -48,10 +49,14 @@ def plateau(step: int, done: float) -> float:
     return min((step + 1) / WARM_UP, 1.0, LOWEST + (1 - done) / DESCENT)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; a processor without it only imitates it, ten times slower than float32."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device computes in it; a processor without it only imitates it, ten times slower than float32."""
-    native = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    """bfloat16 where the device computes in it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 def save_whole(state: dict[str, Any], path: Path) -> None:
@@ -90,6 +95,12 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         a.lerp_(p, 1 - decay)
 
 
+def _all_learn(model: nn.Module) -> None:
+    left = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    if left:
+        raise RuntimeError(f"no gradient reaches {len(left)} of the weights, {left[0]} for one; train without --compile, if it is there")
+
+
 def _threads(device: torch.device) -> ThreadPoolExecutor:
     """One thread for each part of a batch, with its share of the processor's cores."""
     if device.type != "cpu":
@@ -111,6 +122,7 @@ def fit(model: Module, loss_of: Callable[[int, int], Tensor], plan: Plan, checkp
 
     Raises:
         ValueError: where the checkpoint is of a run with another seed.
+        RuntimeError: where no gradient at all reaches some of the weights, as of a network that was compiled wrongly.
     """
     channels_last(model, device)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -131,7 +143,7 @@ def fit(model: Module, loss_of: Callable[[int, int], Tensor], plan: Plan, checkp
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         step, before = state["step"], state["seconds"]
-    started = time.monotonic() - before
+    started, first = time.monotonic() - before, step
 
     def save() -> None:
         parts = {"model": model.state_dict(), "average": average.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}
@@ -152,6 +164,8 @@ def fit(model: Module, loss_of: Callable[[int, int], Tensor], plan: Plan, checkp
         losses, gradients = zip(*threads.map(part, range(PARTS)), strict=True)
         for parameter, *shares in zip(parameters, *gradients, strict=True):
             parameter.grad = sum(shares[1:], shares[0]) / PARTS  # keeps the layout of a kernel in memory, as a stack of them would not
+        if step == first + CHECKED:
+            _all_learn(model)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser, peak in zip(optimisers, peaks, strict=True):
             for group in optimiser.param_groups:

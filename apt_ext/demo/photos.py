@@ -7,11 +7,14 @@ that a result on it is a result on a picture that the model never saw. Debian's 
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from apt_ext.demo.resources import resource_files
 
 __all__ = ["MORE_PHOTOS", "PHOTOS", "held_out_half", "load_more_photos", "load_photos", "training_half"]
 
@@ -31,16 +34,24 @@ PHOTOS: dict[str, tuple[str, ...]] = {
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }
 
-# By Debian package: gcompris-qt-data 3.1-2 and lomiri-wallpapers-16.04 20.04.0-2.
-MORE_PHOTOS: dict[str, tuple[str, ...]] = {
-    "gcompris-qt-data": (
-        *(f"{name}.webp" for name in ("sheep", "chicken", "horse", "pig", "panda", "crocodile")),
-        *(f"{name}.webp" for name in ("greatWallofChina", "machuPicchu", "ajantaCave", "charminar", "gatewayofIndia", "goldenTemple")),
-        *(f"{name}.webp" for name in ("greatStupa", "hawaMahal", "konarkSunTemple", "mysorePalace", "qutubMinar", "rangGhar")),
-        *(f"{name}.webp" for name in ("victoriaMemorial", "arlesAmphitheater", "chateaudeChambord", "citedeCarcassonne", "eiffelTower")),
-        *(f"{name}.webp" for name in ("montStMichel", "palaisdesPapes", "pontduGard", "reimsCathedral", "rocamadour")),
-    ),
-    "lomiri-wallpapers-16.04": ("aitzgorri.jpg", "sunset.jpg"),
+# By Debian package, gcompris-qt-data 3.1-2 and lomiri-wallpapers-16.04 20.04.0-2, and by folder in it; the former's are within Qt resource files.
+MORE_PHOTOS: dict[str, dict[str, tuple[str, ...]]] = {
+    "gcompris-qt-data": {
+        "explore_farm_animals/resource/animals": ("sheep.webp", "chicken.webp", "horse.webp", "pig.webp"),
+        "explore_world_animals/resource/animals": ("panda.webp", "crocodile.webp"),
+        "explore_monuments/resource/wonders": ("greatWallofChina.webp", "machuPicchu.webp"),
+        "explore_monuments/resource/india": (
+            *(f"{name}.webp" for name in ("ajantaCave", "charminar", "gatewayofIndia", "goldenTemple", "greatStupa", "hawaMahal")),
+            *(f"{name}.webp" for name in ("konarkSunTemple", "mysorePalace", "qutubMinar", "rangGhar", "victoriaMemorial")),
+        ),
+        "explore_monuments/resource/france": (
+            *(f"{name}.webp" for name in ("arlesAmphitheater", "chateaudeChambord", "citedeCarcassonne", "eiffelTower", "montStMichel")),
+            *(f"{name}.webp" for name in ("palaisdesPapes", "pontduGard", "reimsCathedral", "rocamadour")),
+        ),
+    },
+    "lomiri-wallpapers-16.04": {
+        "usr/share/backgrounds": ("aitzgorri_by_Aitzol_Berasategi.jpg", "sunset_by_Aitzol_Berasategi.jpg"),
+    },
 }
 
 
@@ -62,18 +73,21 @@ def load_photos() -> list[Picture]:
 
 
 def load_more_photos(folder: Path) -> list[Picture]:
-    """Every photograph of `MORE_PHOTOS` as (rows, columns, 3) uint8 RGB, from a folder that holds the files, or the unpacked packages.
+    """Every photograph of `MORE_PHOTOS` as (rows, columns, 3) uint8 RGB, from a folder that the packages were unpacked into.
 
     Raises:
         ValueError: for a file that is nowhere below the folder, with the package that has it.
     """
     photos = []
-    for package, names in MORE_PHOTOS.items():
-        for name in names:
-            found = sorted(folder.rglob(name))
-            if not found:
-                raise ValueError(f"{name} is nowhere below {str(folder)!r}; unpack Debian's {package} there")
-            photos.append(np.asarray(Image.open(found[0]).convert("RGB")))
+    for package, places in MORE_PHOTOS.items():
+        for place, names in places.items():
+            packed = {path: content for file in sorted(folder.rglob(f"{place.split('/')[0]}.rcc")) for path, content in resource_files(file).items()}
+            for name in names:
+                inside = [content for path, content in packed.items() if path.endswith(f"/{place}/{name}")]
+                beside = sorted(folder.rglob(f"{place}/{name}"))
+                if not inside and not beside:
+                    raise ValueError(f"{name} is nowhere below {str(folder)!r}; unpack Debian's {package} there: dpkg-deb -x FILE.deb {str(folder)!r}")
+                photos.append(np.asarray(Image.open(io.BytesIO(inside[0]) if inside else beside[0]).convert("RGB")))
     return photos
 
 

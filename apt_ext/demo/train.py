@@ -25,7 +25,7 @@ from tqdm import tqdm
 from apt_ext.demo.autoencoder import FACTOR, LATENT_CHANNELS, Autoencoder, Encoder
 from apt_ext.demo.blocks import Module
 from apt_ext.demo.dataset import STYLE_NAMES, VIEW, draw, draw_large, make_pool, pieces, recolour, soften, training_photos
-from apt_ext.demo.fit import PARTS, Plan, autocast, compact, fit, save_whole
+from apt_ext.demo.fit import PARTS, Plan, autocast, compact, fit, has_bfloat16, save_whole
 from apt_ext.demo.model import alphas_cumprod, load_model
 from apt_ext.demo.unet import UNet
 
@@ -157,13 +157,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that render scenes")
     parser.add_argument("--autoencoder-minutes", type=float, default=0.0, help="of computing, after which its training has ended; 0: by steps alone")
     parser.add_argument("--minutes", type=float, default=0.0, help="the same of the UNet's; may be changed when a run goes on")
-    parser.add_argument("--compile", action="store_true", help="compile the UNet first, which takes two minutes and a C++ compiler; steps are a fifth faster")
+    parser.add_argument("--compile", action="store_true", help="compile the UNet first, with a C++ compiler, in two minutes; for processors without bfloat16")
     defaults = Recipe()
     for field, value in asdict(defaults).items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args(argv)
     recipe = Recipe(**{field: getattr(args, field) for field in asdict(defaults)})
     device = torch.device(args.device)
+    if args.compile and device.type == "cpu" and has_bfloat16(device):
+        # torch 2.13 loses the gradient of a doubling in bfloat16 there, and with it all that the UNet's lower levels would learn.
+        parser.error("--compile does not do on this processor, which computes in bfloat16: leave it out, steps are faster without it")
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     begin = load_model(args.start) if args.start else None

@@ -1,22 +1,28 @@
 """The embedded model's training: its pictures, its loop, its checkpoints."""
 
+import io
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from apt_ext.demo import train
 from apt_ext.demo.autoencoder import FACTOR, Autoencoder
 from apt_ext.demo.dataset import CANVAS_EXTENT, STYLE_NAMES, VIEW, ZOOMS, draw, draw_large, make_pool, photo_pyramids, pieces, recolour, soften
-from apt_ext.demo.fit import LOWEST, Plan, compact, expand, fit, plateau
+from apt_ext.demo.fit import CHECKED, LOWEST, Plan, compact, expand, fit, plateau
 from apt_ext.demo.model import load_model
 from apt_ext.demo.muon import is_hidden
 from apt_ext.demo.photos import MORE_PHOTOS, held_out_half, load_more_photos, training_half
+from apt_ext.demo.resources import resource_files
 from apt_ext.demo.train import autoencoder_loss, local_contrast
 from apt_ext.demo.unet import UNet
 
@@ -37,9 +43,71 @@ def test_halves_of_a_photograph_share_nothing_and_leave_nothing(shape):
 
 
 def test_a_missing_photograph_is_named_with_its_package(tmp_path):
-    with pytest.raises(ValueError, match=r"sheep\.webp is nowhere below .*; unpack Debian's gcompris-qt-data there"):
+    with pytest.raises(ValueError, match=r"sheep\.webp is nowhere below .*; unpack Debian's gcompris-qt-data there: dpkg-deb -x"):
         load_more_photos(tmp_path)
-    assert len({name for names in MORE_PHOTOS.values() for name in names}) == sum(map(len, MORE_PHOTOS.values()))
+
+
+def resource_file(contents):
+    """A Qt resource file, version 3, of {(folder, name): (content, flags)}, each folder below the root."""
+    folders = sorted({folder for folder, _ in contents})
+    names, tables, data = {}, b"", b""
+    for name in sorted({*folders, *(name for _, name in contents)}):
+        names[name] = len(tables)
+        tables += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    nodes, files = [(0, 2, len(folders), 1)], []
+    for folder in folders:
+        inside = sorted(name for place, name in contents if place == folder)
+        nodes.append((names[folder], 2, len(inside), 1 + len(folders) + len(files)))
+        files += [(folder, name) for name in inside]
+    for key in files:
+        content, flags = contents[key]
+        nodes.append((names[key[1]], flags, 0, len(data)))
+        data += struct.pack(">I", len(content)) + content
+    tree = b"".join(struct.pack(">IHIIQ", *node, 0) for node in nodes)
+    head = 24
+    return b"qres" + struct.pack(">5I", 3, head, head + len(tree), head + len(tree) + len(data), 0) + tree + data + tables
+
+
+def test_photographs_are_found_in_unpacked_packages(tmp_path):
+    def bytes_of(image):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "webp", lossless=True)
+        return file.getvalue()
+
+    packages, count = {}, 0
+    for place, names in ((place, names) for places in MORE_PHOTOS.values() for place, names in places.items()):
+        for name in names:
+            count += 1
+            packages.setdefault(place, {})[name] = picture(4, 6, count)
+    for place, pictures in packages.items():
+        if place.startswith("usr"):
+            (tmp_path / place).mkdir(parents=True)
+            for name, image in pictures.items():
+                (tmp_path / place / name).write_bytes(bytes_of(image))
+    for packed in {place.split("/")[0] for place in packages} - {"usr"}:
+        contents = {}
+        for place, pictures in packages.items():
+            if place.startswith(packed):
+                for number, (name, image) in enumerate(pictures.items()):
+                    plain = bytes_of(image)
+                    packed_too = struct.pack(">I", len(plain)) + zlib.compress(plain)
+                    contents[f"gcompris/{place}", name] = (packed_too, 1) if number % 2 else (plain, 0)
+        (tmp_path / f"{packed}.rcc").write_bytes(resource_file(contents))
+    other = {("gcompris/erase/resource", "horse.webp"): (bytes_of(picture(4, 6, 999)), 0)}
+    (tmp_path / "erase.rcc").write_bytes(resource_file(other))  # another picture of that name, in another activity
+    wanted = [image for pictures in packages.values() for image in pictures.values()]
+    assert len(wanted) == 30
+    assert all(np.array_equal(a, b) for a, b in zip(load_more_photos(tmp_path), wanted, strict=True))
+
+
+def test_what_is_no_resource_file_or_compressed_otherwise_is_said(tmp_path):
+    file = tmp_path / "a.rcc"
+    file.write_bytes(b"not it")
+    with pytest.raises(ValueError, match=r"a\.rcc is no Qt resource file"):
+        resource_files(file)
+    file.write_bytes(resource_file({("folder", "name"): (b"?", 4)}))
+    with pytest.raises(ValueError, match=r"folder/name in .* is compressed by Zstandard"):
+        resource_files(file)
 
 
 def test_photographs_are_shown_at_every_zoom_and_never_blown_up_where_that_can_be_helped():
@@ -218,6 +286,33 @@ def test_training_learns_goes_on_from_a_compact_checkpoint_and_can_be_made_longe
         assert torch.allclose(a, b, atol=0.02 * float(b.abs().max()))
     with pytest.raises(ValueError, match="is of a run with seed 1; use another --out for seed 2"):
         fit(model, loss, Plan(2, 300), parts, cpu, exported.append)
+
+
+def test_weights_that_no_gradient_reaches_end_a_training(tmp_path):
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.learns, self.left = nn.Conv2d(16, 16, 1), nn.Linear(1, 1)
+
+    model, done = Half(), []
+
+    def loss(step, part):
+        done.append(step)
+        x = model.learns(torch.ones(2, 16, 1, 1))
+        return (x + 0 * model.left(x) - 1).square().mean()
+
+    with pytest.raises(RuntimeError, match=r"no gradient reaches 2 of the weights, left\.weight for one; train without --compile"):
+        fit(model, loss, Plan(1, 50), tmp_path / "half.pt", torch.device("cpu"), lambda _: None)
+    assert max(done) == CHECKED
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_processor_with_bfloat16_refuses_to_compile(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--out", str(tmp_path / "out"), "--device", "cpu", "--compile"])
+    assert "--compile does not do on this processor, which computes in bfloat16" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_trains_resumes_and_starts_from_given_weights(tmp_path):
