@@ -38,7 +38,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", default=",".join(SETS), help=f"some of: {','.join(SETS)}")
     parser.add_argument("--groups", default="", help=f"some of: {','.join(groups())}; all when left out. The results are always of all")
     parser.add_argument("--seed", type=int, default=1, help="of the noise")
-    parser.add_argument("--weights", type=Path, action="append", help="a model's weights; may be given several times")
+    parser.add_argument("--weights", type=Path, action="append", help="a model's weights; of further ones, presets and baselines")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop cleanly after this time")
     parser.add_argument("--only-summary", action="store_true", help="run nothing")
     args = parser.parse_args(argv)

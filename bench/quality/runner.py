@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bench.quality.making import finish, make
 from bench.quality.measuring import VERSION, measure
 from bench.quality.pictures import BenchModel
-from bench.quality.settings import Setting
+from bench.quality.settings import COMPARED, Setting
 from bench.quality.store import Results, append, length, load
 from bench.quality.tasks import Task, evaluations
 
@@ -29,12 +29,14 @@ def make_tasks(
     """Every run that the settings ask for; one content may stand there under several names.
 
     Args:
+        benches: the first one has every setting, the others, for comparison, those of the groups `COMPARED`.
         few, full: pictures of the settings that explore, and of those that are measured in full.
     """
     return [
         Task(setting, scale, kind, bench, full if setting.full else few, seed)
-        for bench in benches
+        for number, bench in enumerate(benches)
         for setting in settings
+        if number == 0 or setting.group in COMPARED
         for scale in setting.scales
         if scale in scales
         for kind in kinds

@@ -11,7 +11,7 @@ from typing import Any
 
 from apt_ext.options import PRESETS, Options, Schedule, has_residual, reanchors
 
-__all__ = ["BASELINES", "LANCZOS", "PUBLISHED", "TRUTH", "Setting", "all_settings", "groups", "key_of"]
+__all__ = ["BASELINES", "COMPARED", "LANCZOS", "PUBLISHED", "TRUTH", "Setting", "all_settings", "groups", "key_of"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ BASELINES = (
     TRUTH,
 )
 PUBLISHED = PRESETS["Published"]
+COMPARED = ("baselines", "presets")  # groups that a second model is measured in
 
 # What the questions are asked on: the windows alone, once over the last 10 steps of the schedule, from the enlarged pixels, colours fixed.
 WINDOWS = Options(method="multidiffusion", matching=0.0, gamma=0.0, phases="direct", colour_fix=0.25)

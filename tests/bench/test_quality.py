@@ -51,6 +51,15 @@ def tasks(bench):
     return make_tasks(ROWS, [bench], [2], ["scenes", "photographs"], few=2, full=4)
 
 
+def test_a_further_model_is_measured_where_models_are_compared(bench):
+    other = replace(bench, sha256="another")
+    made = make_tasks(ROWS, [bench, other], [2], ["scenes"], few=2, full=4)
+    names = [[task.setting.name for task in made if task.bench is model] for model in (bench, other)]
+    assert names[0] == [row.name for row in ROWS]
+    assert names[1] == [row.name for row in ROWS if row.group in ("baselines", "presets")]
+    assert 0 < len(names[1]) < len(names[0])
+
+
 @pytest.fixture(scope="module")
 def work(tasks, tmp_path_factory):
     """A work folder with everything, made by two runs."""
