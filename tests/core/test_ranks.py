@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from apt_ext.core.ranks.ideal import ideal_speedup
 from apt_ext.core.ranks.launch import Place, joined, own_device, place_of
 from apt_ext.core.ranks.ranks import ALONE
 from apt_ext.core.ranks.status import LENGTH, RankError, State, Status, caused_by, made_from
-from tests.core.rank_jobs import CASES, plan_of
+from tests.core.rank_jobs import BATCHES, CASES, METHODS, SAMPLERS, plan_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +45,9 @@ def start(command, folder, count, seconds):
 
 
 def test_one_to_four_processes_make_the_same_latents_bit_for_bit(tmp_path):
-    """Every method, kind of sampler and window batch; one process is the engine without any ranks."""
+    """Every two of a method, a kind of sampler and a window batch; one process is the engine without any ranks."""
+    parts = (METHODS, SAMPLERS, BATCHES)
+    assert all({(case[i], case[k]) for case in CASES} == set(product(parts[i], parts[k])) for i, k in combinations(range(3), 2))
     assert start("alike", tmp_path, 4, 240) == [0] * 4
     runs = {path.stem: torch.load(path) for path in tmp_path.glob("*.pt")}
     assert sorted(runs) == ["1_0", "2_0", "2_1", "3_0", "3_1", "3_2", "4_0", "4_1", "4_2", "4_3"]
