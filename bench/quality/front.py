@@ -16,7 +16,7 @@ from bench.tables import table
 
 __all__ = ["draw_front", "front_rows", "front_table", "presets_table"]
 
-WORST = 1.5
+LEAST, WORST = -1.0, 1.5
 NAMED = ("presets", "baselines", "published")
 
 
@@ -51,10 +51,15 @@ def draw_front(results: Mapping[str, Any], scale: int, model: str) -> str:
             found = front_rows(results, scale, kind, model)
             left, right = figure.add_subplot(2, 2, 2 * row + 1), figure.add_subplot(2, 2, 2 * row + 2)
             # With few pictures Lanczos' own distance may be next to nothing, and shares of it are then beyond any scale.
-            _points(left, {key: {**value, "kernel": min(value["kernel"], WORST)} for key, value in found.items()}, "edges", "kernel")
+            _points(left, {key: {**value, "kernel": min(max(value["kernel"], LEAST), WORST)} for key, value in found.items()}, "edges", "kernel")
             left.axvline(EDGES, color="tab:red", linewidth=0.8)
             left.axhline(KERNEL, color="tab:red", linewidth=0.8)
-            left.set(title=f"{kind}, {scale}x", xlabel="edges in place", ylabel=f"kernel distance over Lanczos' (at most {WORST:g})", ylim=(-1, WORST + 0.1))
+            left.set(
+                title=f"{kind}, {scale}x",
+                xlabel="edges in place",
+                ylabel=f"kernel distance over Lanczos' ({LEAST:g} to {WORST:g})",
+                ylim=(LEAST - 0.1, WORST + 0.1),
+            )
             _points(right, found, "psnr", "missing")
             lanczos = found.get(("baselines", "Lanczos"))
             if lanczos:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,16 @@ def _whiten(kind: str, scale: int, work: Path) -> Any:
     return whitening(features(dense(true, PIXELS, 8 * scale).flatten(0, 1)))
 
 
-def _kernel(results: Results, truth: Results, task: Task, work: Path) -> dict[str, list[float]]:
-    """Each picture's part of the kernel distance, over all pictures, and, of the baselines, which others are compared with, over the first n for every n."""
+def _kernel(results: Results, truth: Results, task: Task, counts: Collection[int], work: Path) -> dict[str, list[float]]:
+    """Each picture's part of the kernel distance, over all pictures, and, of the baselines, which others are compared with, over the first of each count."""
     whiten, most = _whiten(task.kind, task.scale, work), len(results["windows"])
     x, true = (torch.from_numpy(each["windows"][:most]) for each in (results, truth))
-    counts = (most,) if task.sampled else range(2, most + 1)
-    return {str(n): [round(v, KERNEL_DIGITS) for v in kernel_parts(x[:n], true[:n], whiten).tolist()] for n in counts if n > 1}
+    wanted = {most} if task.sampled else {most, *(n for n in counts if n < most)}
+    return {str(n): [round(v, KERNEL_DIGITS) for v in kernel_parts(x[:n], true[:n], whiten).tolist()] for n in sorted(wanted) if n > 1}
 
 
-def row_of(task: Task, work: Path) -> Row | None:
-    """What is known of a task; None where nothing is, or no truth to compare it with."""
+def row_of(task: Task, work: Path, counts: Collection[int] = ()) -> Row | None:
+    """What is known of a task; None where nothing is, or no truth to compare it with. `counts`: numbers of pictures that other rows have."""
     found, truth = results_of(task, work), results_of(Task(TRUTH, task.scale, task.kind, task.bench, task.count), work)
     if not found or not truth or len(truth["windows"]) < len(found["windows"]):
         return None
@@ -62,13 +62,14 @@ def row_of(task: Task, work: Path) -> Row | None:
         "evaluations": round(float(found["evaluations"].mean())),
         "seconds": round(float(found["seconds"].mean()), 2),
         "values": {name: [round(float(v), digits) for v in found[name]] for name, digits in DIGITS.items()},
-        "kernel": _kernel(found, truth, task, work),
+        "kernel": _kernel(found, truth, task, counts, work),
     }
 
 
 def collect(tasks: Sequence[Task], work: Path) -> dict[str, Any]:
     """All that is known of the tasks, and what is missing of them."""
-    found = [(task, row_of(task, work)) for task in tasks if task.setting != TRUTH]
+    counts = {len(results["psnr"]) for results in (results_of(task, work) for task in tasks) if results}
+    found = [(task, row_of(task, work, counts)) for task in tasks if task.setting != TRUTH]
     rows = [row for _, row in found if row]
     missing = [
         {"name": task.setting.name, "group": task.setting.group, "scale": task.scale, "kind": task.kind, "pictures": len(row["values"]["psnr"]) if row else 0}
@@ -90,24 +91,52 @@ def _usual(results: Mapping[str, Any]) -> Row:
     return {"model": results["models"][0]["sha256"], "seed": 1}
 
 
-def _packed(row: Row, usual: Row) -> dict[str, Any]:
-    """A row with its numbers as whole ones, in units of their last digit, and without what is usual: the file travels with the repository."""
-    values = {name: [round(v * 10**digits) for v in row["values"][name]] for name, digits in DIGITS.items()}
-    kernel = {n: [round(v * 10**KERNEL_DIGITS) for v in parts] for n, parts in row["kernel"].items()}
-    own = {name: value for name, value in row.items() if usual.get(name) != value}
-    return {**own, "values": values, "kernel": kernel}
+def _place(row: Row) -> tuple[Any, ...]:
+    return row["scale"], row["kind"], row["group"], row["name"]
 
 
-def _unpacked(row: Row, usual: Row) -> dict[str, Any]:
-    values = {name: [v / 10**digits for v in row["values"][name]] for name, digits in DIGITS.items()}
-    kernel = {n: [v / 10**KERNEL_DIGITS for v in parts] for n, parts in row["kernel"].items()}
-    return {**usual, **row, "values": values, "kernel": kernel}
+def _packed(rows: Sequence[Row], usual: Row) -> list[dict[str, Any]]:
+    """Rows with their numbers as whole ones, in units of their last digit, and without what is usual: the file travels with the repository.
+
+    One content stands there under several names, and what has no model in it for every model; numbers are given once, and other rows name the group
+    and name that have the same.
+    """
+    given: dict[str, tuple[Any, ...]] = {}
+    first: set[tuple[Any, ...]] = set()
+    packed = []
+    for row in rows:
+        values = {name: [round(v * 10**digits) for v in row["values"][name]] for name, digits in DIGITS.items()}
+        kernel = {n: [round(v * 10**KERNEL_DIGITS) for v in parts] for n, parts in row["kernel"].items()}
+        numbers, place = {"values": values, "kernel": kernel}, _place(row)
+        own = {name: value for name, value in row.items() if usual.get(name) != value and name not in numbers}
+        known = given.get(json.dumps([place[:2], numbers]))
+        packed.append({**own, "same": known[2:]} if known else {**own, **numbers})
+        if place not in first and not known:
+            given[json.dumps([place[:2], numbers])] = place
+        first.add(place)
+    return packed
+
+
+def _unpacked(rows: Sequence[Row], usual: Row) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        full = {**usual, **{name: value for name, value in row.items() if name != "same"}}
+        if "same" in row:
+            there = first[_place({**row, "group": row["same"][0], "name": row["same"][1]})]
+            full |= {name: there[name] for name in ("values", "kernel")}
+        else:
+            full["values"] = {name: [v / 10**digits for v in row["values"][name]] for name, digits in DIGITS.items()}
+            full["kernel"] = {n: [v / 10**KERNEL_DIGITS for v in parts] for n, parts in row["kernel"].items()}
+        first.setdefault(_place(row), full)
+        found.append(full)
+    return found
 
 
 def write(results: Mapping[str, Any], path: Path) -> None:
     """Write the file: JSON with one row a line, so that a change of a row is a change of a line. Numbers are whole, in units of `DIGITS`."""
     head = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, separators=(',', ':'))}" for name, value in results.items() if name != "rows")
-    rows = ",\n".join(json.dumps(_packed(row, _usual(results)), separators=(",", ":")) for row in results["rows"])
+    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in _packed(results["rows"], _usual(results)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, f'{{\n{head},\n"rows": [\n{rows}\n]\n}}\n'.encode())
 
@@ -115,7 +144,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """What `write` wrote."""
     found: dict[str, Any] = json.loads(path.read_text())
-    return {**found, "rows": [_unpacked(row, _usual(found)) for row in found["rows"]]}
+    return {**found, "rows": _unpacked(found["rows"], _usual(found))}
 
 
 def find(rows: Sequence[Row], **wanted: Any) -> Row | None:

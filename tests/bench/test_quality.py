@@ -217,6 +217,22 @@ def test_what_is_not_measured_in_full_misses_its_bars(results):
     assert [check.met for check in check_bars(cut) if check.bar.startswith("Fast, 2x")] == [False, False]
 
 
+def test_the_file_gives_numbers_once_and_says_all(results, tmp_path):
+    path = tmp_path / "quality.json"
+    other = [{**row, "model": "another", "seconds": 1.0} for row in results["rows"] if row["group"] == "baselines"]
+    again = [{**row, "group": "steps", "name": "matched too"} for row in results["rows"] if row["name"] == "matched"]
+    whole = {**results, "rows": [*results["rows"], *again, *other]}
+    write(whole, path)
+    assert read(path)["rows"] == whole["rows"]
+    kept = json.loads(path.read_text())["rows"]
+    assert [row.get("same") for row in kept] == [
+        *(None for _ in results["rows"]),
+        *(["matching", "matched"] for _ in again),
+        *(["baselines", row["name"]] for row in other),
+    ]
+    assert [("values" in row, "kernel" in row) for row in kept] == [("same" not in row, "same" not in row) for row in kept]
+
+
 def test_the_page_and_the_fronts_hold_what_the_file_holds(results, tmp_path, monkeypatch):
     path = tmp_path / "quality.json"
     monkeypatch.setattr("bench.quality.page.groups", lambda: {"matching": list(ROWS[-2:])})
