@@ -109,10 +109,10 @@ def _packed(rows: Sequence[Row], usual: Row) -> list[dict[str, Any]]:
         kernel = {n: [round(v * 10**KERNEL_DIGITS) for v in parts] for n, parts in row["kernel"].items()}
         numbers, place = {"values": values, "kernel": kernel}, _place(row)
         own = {name: value for name, value in row.items() if usual.get(name) != value and name not in numbers}
-        known = given.get(json.dumps([place[:2], numbers]))
-        packed.append({**own, "same": known[2:]} if known else {**own, **numbers})
-        if place not in first and not known:
-            given[json.dumps([place[:2], numbers])] = place
+        key = json.dumps([place[:2], numbers])
+        packed.append({**own, "same": given[key][2:]} if key in given else {**own, **numbers})
+        if place not in first:  # a name means the first row that has it
+            given.setdefault(key, place)
         first.add(place)
     return packed
 
