@@ -78,16 +78,16 @@ def load_more_photos(folder: Path) -> list[Picture]:
     Raises:
         ValueError: for a file that is nowhere below the folder, with the package that has it.
     """
+    archives = {place.split("/")[0] for places in MORE_PHOTOS.values() for place in places}
+    packed = {path: data for name in archives for file in sorted(folder.rglob(f"{name}.rcc")) for path, data in resource_files(file).items()}
     photos = []
     for package, places in MORE_PHOTOS.items():
-        for place, names in places.items():
-            packed = {path: content for file in sorted(folder.rglob(f"{place.split('/')[0]}.rcc")) for path, content in resource_files(file).items()}
-            for name in names:
-                inside = [content for path, content in packed.items() if path.endswith(f"/{place}/{name}")]
-                beside = sorted(folder.rglob(f"{place}/{name}"))
-                if not inside and not beside:
-                    raise ValueError(f"{name} is nowhere below {str(folder)!r}; unpack Debian's {package} there: dpkg-deb -x FILE.deb {str(folder)!r}")
-                photos.append(np.asarray(Image.open(io.BytesIO(inside[0]) if inside else beside[0]).convert("RGB")))
+        for path in (f"{place}/{name}" for place, names in places.items() for name in names):
+            files = [io.BytesIO(data) for inside, data in packed.items() if inside.endswith(f"/{path}")] or sorted(folder.rglob(path))
+            if not files:
+                name = Path(path).name
+                raise ValueError(f"{name} is nowhere below {str(folder)!r}; unpack Debian's {package} there: dpkg-deb -x FILE.deb {str(folder)!r}")
+            photos.append(np.asarray(Image.open(files[0]).convert("RGB")))
     return photos
 
 

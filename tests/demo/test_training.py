@@ -45,6 +45,8 @@ def test_halves_of_a_photograph_share_nothing_and_leave_nothing(shape):
 def test_a_missing_photograph_is_named_with_its_package(tmp_path):
     with pytest.raises(ValueError, match=r"sheep\.webp is nowhere below .*; unpack Debian's gcompris-qt-data there: dpkg-deb -x"):
         load_more_photos(tmp_path)
+    listed = [name for places in MORE_PHOTOS.values() for names in places.values() for name in names]
+    assert len(set(listed)) == len(listed)
 
 
 def resource_file(contents):
